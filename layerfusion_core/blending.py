@@ -1,0 +1,52 @@
+"""Attention-level blending of the streams (paper, section 2.3).
+
+`a` below is an attention output after its output projection, before the residual add. The same equations serve
+self-attention (attn1) and cross-attention (attn2). With K foregrounds the blended stream composites them in order.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .options import BackgroundMode
+from .streams import StreamLayout
+
+
+def blend(
+    a: torch.Tensor,
+    soft: torch.Tensor,
+    hard: torch.Tensor,
+    layout: StreamLayout,
+    background: BackgroundMode,
+    site: str,
+    strength: float = 1.0,
+) -> torch.Tensor:
+    """Blend one attention's outputs across the streams of each sample.
+
+    a: (G, S, M, C), G samples; soft, hard: (G, K, M) fp32 in [0, 1]; site: "attn1" or "attn2".
+    Returns a new (G, S, M, C) of a's dtype; mask maths in fp32. strength g: lerp(a, a', g), 0 returns `a` itself.
+    """
+    if strength == 0.0:
+        return a
+    soft, hard = soft.unsqueeze(-1), hard.unsqueeze(-1)  # (G, K, M, 1)
+    streams = list(a.float().unbind(1))
+    foregrounds, bl, bg = streams[: layout.foregrounds], layout.blended, layout.background
+
+    a_bl = streams[bl]
+    keep = torch.ones_like(soft[:, 0])  # (G, M, 1): what no foreground covers
+    for k, a_fg in enumerate(foregrounds):
+        a_bl = torch.lerp(a_bl, a_fg, soft[:, k])  # a'_BL = a_FG soft + a_BL (1 - soft)
+        keep = keep * (1.0 - soft[:, k])
+    new = [torch.lerp(a_fg, a_bl, hard[:, k]) for k, a_fg in enumerate(foregrounds)]  # a'_FG = a'_BL hard + a_FG (1 - hard)
+
+    a_bg = streams[bg]
+    if background == BackgroundMode.ADAPT or (background == BackgroundMode.ADAPT_SELF and site == "attn1"):
+        new += [a_bl, torch.lerp(a_bg, a_bl, keep)]  # a'_BG = a'_BL (1 - soft) + a_BG soft
+    elif background == BackgroundMode.LITERAL:
+        new += [a_bl, torch.lerp(a_bl, a_bg, keep)]  # a'_BG = a'_BL soft + a_BG (1 - soft), as printed
+    elif background == BackgroundMode.FROM_BACKGROUND:
+        new += [torch.lerp(a_bl, a_bg, keep), a_bg]  # a''_BL = a'_BL soft + a_BG (1 - soft)
+    else:
+        new += [a_bl, a_bg]
+
+    return torch.stack([torch.lerp(old, now, strength) for old, now in zip(streams, new)], dim=1).to(a.dtype)

@@ -1,0 +1,1 @@
+"""The host adapter: everything in the core that may import ComfyUI."""

@@ -1,0 +1,74 @@
+"""The choices of a LayerFusion run, each with the meaning `docs` and tooltips give it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class BackgroundMode(str, Enum):
+    """How the background stream follows the blended one (see `blending.blend`)."""
+
+    ADAPT = "adapt"
+    ADAPT_SELF = "adapt_self"
+    LITERAL = "literal"
+    FROM_BACKGROUND = "from_background"
+    OFF = "off"
+
+
+class PriorMode(str, Enum):
+    """Where an evaluation's masks come from: an unblended prior pass, or the evaluation before."""
+
+    EXACT = "exact"
+    PREVIOUS_STEP = "previous_step"
+
+
+class NoiseMode(str, Enum):
+    """Whether the streams of a sample start from (and, in stochastic samplers, receive) the same noise."""
+
+    SHARED = "shared"
+    INDEPENDENT = "independent"
+
+
+@dataclass(frozen=True)
+class LayerFusionOptions:
+    """Settings of the blending; the defaults are the paper's method as `adapt`.
+
+    hardness d > 0 of the hard mask; strength g in [0, 1] of the blending (0 = three independent streams);
+    start_percent <= end_percent in [0, 1], the part of the schedule that blends; self_attention / cross_attention
+    choose which attention outputs are blended.
+    """
+
+    background_mode: BackgroundMode = BackgroundMode.ADAPT
+    prior_mode: PriorMode = PriorMode.EXACT
+    hardness: float = 10.0
+    strength: float = 1.0
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    noise: NoiseMode = NoiseMode.SHARED
+    self_attention: bool = True
+    cross_attention: bool = True
+
+    def __post_init__(self) -> None:
+        for name, kind in (("background_mode", BackgroundMode), ("prior_mode", PriorMode), ("noise", NoiseMode)):
+            value = getattr(self, name)
+            if value not in [m.value for m in kind] and not isinstance(value, kind):
+                raise ValueError(f"{name}: expected one of {', '.join(m.value for m in kind)}, got {value!r}")
+            object.__setattr__(self, name, kind(value))
+        if not self.hardness > 0:
+            raise ValueError(f"hardness: expected a number above 0 (10 is the paper's), got {self.hardness}")
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength: expected 0 to 1, got {self.strength}")
+        if not 0 <= self.start_percent <= self.end_percent <= 1:
+            raise ValueError(
+                f"start_percent and end_percent: expected 0 <= start <= end <= 1, got {self.start_percent} and {self.end_percent}"
+            )
+
+    @property
+    def blends(self) -> bool:
+        """Whether any evaluation can blend at all."""
+        return self.strength > 0 and (self.self_attention or self.cross_attention)
+
+    def blends_site(self, site: str) -> bool:
+        """Whether the outputs of `site` ("attn1" self-attention, "attn2" cross-attention) are blended."""
+        return self.self_attention if site == "attn1" else self.cross_attention

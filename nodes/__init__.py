@@ -1,0 +1,19 @@
+"""The pack's nodes: thin wrappers, one file per user task."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from ..layerfusion_core.host.folders import layer_model_folder
+from . import conditioning, demo, loading, options, priors, sampling, save, transparent
+
+NODE_FILES = (loading, demo, conditioning, options, sampling, priors, transparent, save)
+
+
+class LayerFusionExtension(ComfyExtension):
+    """Lists the nodes for ComfyUI and makes the `layer_model` folder known to it."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Return every node class of the pack, in menu order."""
+        layer_model_folder()
+        return [node for file in NODE_FILES for node in file.NODES]
