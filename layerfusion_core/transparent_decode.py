@@ -91,8 +91,8 @@ def check_sizes(pixels: Tensor, latent: Tensor) -> None:
         raise ValueError(
             f"Pixels and latent do not belong together: {len(pixels)} picture(s) of {width}x{height} and {len(latent)} "
             f"latent(s) of {latent.shape[-1]}x{latent.shape[-2]}, which decode to "
-            f"{LATENT_SCALE * latent.shape[-1]}x{LATENT_SCALE * latent.shape[-2]}. Give the latent that the pixels were "
-            "decoded from; upscale the result, not the pixels."
+            f"{LATENT_SCALE * latent.shape[-1]}x{LATENT_SCALE * latent.shape[-2]}. Give the latent that the pixels "
+            "were decoded from; upscale the result, not the pixels."
         )
 
 

@@ -257,9 +257,10 @@ def decoder_config(state_dict: Mapping[str, Tensor]) -> DecoderConfig:
     absent = [i for i in range(levels) if f"down_blocks.{i}.resnets.0.conv1.weight" not in state_dict]
     if absent:
         raise fail(f"down_blocks.{absent[0]} of {levels} is missing, the file is damaged")
+    first_block = [key for key in keys if re.fullmatch(r"down_blocks\.0\.resnets\.\d+\.conv1\.weight", key)]
     return DecoderConfig(
         widths=tuple(state_dict[f"down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)),
         attention=tuple(f"down_blocks.{i}.attentions.0.to_q.weight" in state_dict for i in range(levels)),
-        layers_per_block=sum(re.fullmatch(r"down_blocks\.0\.resnets\.\d+\.conv1\.weight", key) is not None for key in keys),
+        layers_per_block=len(first_block),
         mid_attention="mid_block.attentions.0.to_q.weight" in state_dict,
     )

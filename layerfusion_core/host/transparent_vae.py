@@ -1,0 +1,145 @@
+"""The transparent VAE on the host: loaded from `layer_model`, held, cast and offloaded by its model management."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import torch
+from torch import Tensor, nn
+
+from ..transparent_decode import decode_transparent
+from ..transparent_encode import OffsetEncoder, encoder_config
+from ..transparent_vae import TransparentDecoder, decoder_config
+from .folders import layer_model_path
+
+log = logging.getLogger(__name__)
+
+PAGE = "https://huggingface.co/LayerDiffusion/layerdiffusion-v1"
+DECODER_FILE = "vae_transparent_decoder.safetensors"
+ENCODER_FILE = "vae_transparent_encoder.safetensors"
+NO_ENCODER = "none"
+
+# Activations of one pass, in full-size channels of the first width (see tests/unit/test_transparent_memory.py).
+ACTIVATION_FACTOR = 12
+
+
+class TransparentVAE:
+    """Decoder (and encoder, when given) of a transparent VAE under the host's model management.
+
+    decoder, encoder: state dicts; ValueError when one is something else. Weights keep the dtype of their file and are
+    cast to the working dtype layer by layer, which is fp16, bf16 or fp32 as the host chooses for a VAE.
+    """
+
+    def __init__(self, decoder: Mapping[str, Tensor], encoder: Mapping[str, Tensor] | None = None) -> None:
+        config = decoder_config(decoder)
+        self.load_device = mm.vae_device()
+        self.dtype = mm.vae_dtype(self.load_device, [torch.float16, torch.bfloat16, torch.float32])
+        self.config = config
+        self.decoder = _managed(TransparentDecoder, config, decoder, "transparent decoder")
+        self.encoder = None
+        if encoder is not None:
+            self.encoder = _managed(OffsetEncoder, encoder_config(encoder), encoder, "transparent encoder")
+
+    def decode(
+        self, pixels: Tensor, latent: Tensor, ensemble: int = 8, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Straight colour (B, H, W, 3) and alpha (B, H, W), 1 = opaque, fp32 on the host's intermediate device.
+
+        pixels: (B, H, W, 3) in [0, 1] as the host's VAE decodes them; latent: (B, 4, H/8, W/8), a LATENT's samples.
+        ensemble, progress: see `decode_transparent`. A pass whose result holds NaN or Inf is done again in fp32.
+        """
+        sides = [-(-side // self.config.multiple) * self.config.multiple for side in pixels.shape[1:3]]
+        activations = ACTIVATION_FACTOR * self.config.widths[0] * sides[0] * sides[1] * self.dtype.itemsize
+        mm.load_models_gpu([self.decoder], memory_required=activations)
+        with torch.inference_mode():
+            rgb, alpha = decode_transparent(
+                self._decode_once,
+                pixels.movedim(-1, 1).float(),
+                latent.float(),
+                ensemble,
+                progress,
+                multiple=self.config.multiple,
+            )
+        device = mm.intermediate_device()
+        return rgb.movedim(1, -1).to(device), alpha[:, 0].to(device)
+
+    def _decode_once(self, pixels: Tensor, latent: Tensor) -> Tensor:
+        mm.throw_exception_if_processing_interrupted()
+        network = self.decoder.model
+        out = network(pixels.to(self.load_device, self.dtype), latent.to(self.load_device, self.dtype))
+        if not bool(torch.isfinite(out).all()) and self.dtype != torch.float32:
+            log.warning("The transparent decoder gave NaN or Inf in %s; decoding again in fp32.", self.dtype)
+            self.dtype = torch.float32  # the weights are cast layer by layer, so nothing needs to be loaded again
+            out = network(pixels.to(self.load_device, torch.float32), latent.to(self.load_device, torch.float32))
+        if not bool(torch.isfinite(out).all()):
+            raise ValueError(
+                "The transparent decoder gave NaN or Inf even in fp32: the foreground latent or the decoder file is "
+                "damaged. Check that the foreground latent decodes to a sound picture with VAE Decode."
+            )
+        return out
+
+
+def load_transparent_vae(decoder: str | None, encoder: str | None = None) -> TransparentVAE:
+    """Loads a transparent VAE from files of the `layer_model` folder (names as the host lists them).
+
+    encoder: a file name, or None / "none". ValueError says which file is missing and where to put it, or what a wrong
+    file looks like.
+    """
+    decoder_path = layer_model_path(decoder, "transparent VAE decoder", DECODER_FILE, PAGE)
+    encoder_path = None
+    if encoder and encoder != NO_ENCODER:
+        encoder_path = layer_model_path(encoder, "transparent VAE encoder", ENCODER_FILE, PAGE)
+    decoder_weights, encoder_weights = read_weights(decoder_path), None
+    check_file(decoder_path, decoder_weights, decoder_config)
+    if encoder_path is not None:
+        encoder_weights = read_weights(encoder_path)
+        check_file(encoder_path, encoder_weights, encoder_config)
+    return TransparentVAE(decoder_weights, encoder_weights)
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """The tensors of a weight file (safetensors, or a pickle read safely); ValueError for a damaged or other file."""
+    try:
+        weights = comfy.utils.load_torch_file(path, safe_load=True)
+    except Exception as error:  # the readers of every format raise types of their own
+        raise ValueError(
+            f"{os.path.basename(path)} cannot be read ({error}). The file is damaged, cut short or not a weight file: "
+            "download it again and compare its size with the download page."
+        ) from error
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"{os.path.basename(path)} holds a {type(weights).__name__} instead of named tensors.")
+    return weights
+
+
+def _managed(kind: type[nn.Module], config, weights: Mapping[str, Tensor], name: str):
+    """The network on the host's casting layers, wrapped in the host's own model patcher."""
+    dtype = next(iter(weights.values())).dtype
+    if not dtype.is_floating_point:
+        dtype = torch.float32
+    network = kind(config, operations=comfy.ops.manual_cast, dtype=dtype, device=mm.vae_offload_device()).eval()
+    try:
+        missing, unexpected = network.load_state_dict(dict(weights), strict=False)
+    except RuntimeError as error:  # shapes: torch lists them all
+        raise ValueError(f"The {name} file does not fit together: {str(error).splitlines()[-1].strip()}") from error
+    if missing or unexpected:
+        raise ValueError(
+            f"The {name} file does not fit together: {len(missing)} tensors are missing (first: "
+            f"{missing[0] if missing else 'none'}) and {len(unexpected)} are not known (first: "
+            f"{unexpected[0] if unexpected else 'none'}). Download it again from {PAGE}."
+        )
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return patcher(network, load_device=mm.vae_device(), offload_device=mm.vae_offload_device())
+
+
+def check_file(path: str, weights: Mapping[str, Tensor], read_config: Callable) -> None:
+    """Raises ValueError, with the file's name in front, when `read_config` does not know these weights."""
+    try:
+        read_config(weights)
+    except ValueError as error:
+        raise ValueError(f"{os.path.basename(path)}: {error}") from error

@@ -1,0 +1,167 @@
+"""Transparent VAE nodes: load it, and decode a run's three latents into layers."""
+
+from __future__ import annotations
+
+import logging
+
+import comfy.utils
+import torch
+from comfy_api.latest import io
+
+from ..layerfusion_core.host.folders import file_choices, layer_model_files
+from ..layerfusion_core.host.transparent_vae import NO_ENCODER, TransparentVAE, load_transparent_vae
+from ..layerfusion_core.transparent_decode import ENSEMBLES, effect_warning
+
+log = logging.getLogger(__name__)
+
+CATEGORY = "LayerFusion"
+TransparentVae = io.Custom("TRANSPARENT_VAE")
+
+
+class LayerFusionLoadTransparentVAE(io.ComfyNode):
+    """Loads LayerDiffuse's transparent VAE from the layer_model folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        decoders, encoders = transparent_files()
+        return io.Schema(
+            node_id="LayerFusionLoadTransparentVAE",
+            display_name="Load Transparent VAE",
+            category=CATEGORY,
+            description=(
+                "Loads the network that turns a foreground latent into colour and alpha. The files belong into "
+                "models/layer_model; they come from LayerDiffusion/layerdiffusion-v1 on Hugging Face."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "decoder",
+                    options=file_choices(decoders),
+                    tooltip="The transparent decoder: vae_transparent_decoder.safetensors (208 MB) for SDXL, "
+                    "layer_sd15_vae_transparent_decoder.safetensors for SD 1.5.",
+                ),
+                io.Combo.Input(
+                    "encoder",
+                    options=[NO_ENCODER, *encoders],
+                    default=NO_ENCODER,
+                    tooltip="The transparent encoder (vae_transparent_encoder.safetensors, 2 MB). Only needed to "
+                    "encode your own pictures with alpha; none is fine for everything else.",
+                ),
+            ],
+            outputs=[
+                TransparentVae.Output(
+                    "transparent_vae", display_name="transparent_vae", tooltip="For LayerFusion Decode and Encode."
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, decoder: str, encoder: str) -> bool:
+        """Lets names through that are not in the list, so that the run says where a missing file belongs."""
+        return True
+
+    @classmethod
+    def execute(cls, decoder: str, encoder: str) -> io.NodeOutput:
+        return io.NodeOutput(load_transparent_vae(decoder, encoder))
+
+
+class LayerFusionDecode(io.ComfyNode):
+    """Decodes the three latents of a run: transparent foreground, background and blended picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LayerFusionDecode",
+            display_name="LayerFusion Decode",
+            category=CATEGORY,
+            description=(
+                "Turns the sampler's latents into pictures: the foreground with real transparency (straight colour), "
+                "its alpha, the background and the blended picture. Warns when the foreground came out opaque."
+            ),
+            inputs=[
+                io.Latent.Input("foreground", tooltip="The foreground latent of the LayerFusion sampler."),
+                io.Latent.Input("background", tooltip="The background latent of the LayerFusion sampler."),
+                io.Latent.Input("blended", tooltip="The blended latent of the LayerFusion sampler."),
+                io.Vae.Input("vae", tooltip="The checkpoint's ordinary VAE."),
+                TransparentVae.Input("transparent_vae", tooltip="From Load Transparent VAE or Load Demo Models."),
+                io.Combo.Input(
+                    "ensemble",
+                    options=[str(count) for count in ENSEMBLES],
+                    default="8",
+                    tooltip="How often the alpha decoder looks at the picture, flipped and turned; the median counts. "
+                    "8 is the published setting, 1 is eight times faster and a little noisier.",
+                ),
+            ],
+            outputs=[
+                # Older hosts want ids that no input has, so the pictures' ids say that they are pictures.
+                io.Image.Output(
+                    "foreground_image",
+                    display_name="foreground",
+                    tooltip="RGBA with straight (not premultiplied) colour.",
+                ),
+                io.Mask.Output("alpha", tooltip="The foreground's mask, the way ComfyUI has it: 1 = transparent."),
+                io.Image.Output("background_image", display_name="background", tooltip="The background, RGB."),
+                io.Image.Output("blended_image", display_name="blended", tooltip="The layers together, RGB."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, foreground: dict, background: dict, blended: dict, vae, transparent_vae: TransparentVAE, ensemble: str
+    ) -> io.NodeOutput:
+        samples = {"foreground": foreground, "background": background, "blended": blended}
+        for name, latent in samples.items():
+            check_latent(name, latent)
+        pictures = {name: decode_pixels(vae, latent["samples"]) for name, latent in samples.items()}
+
+        rows, passes = len(pictures["foreground"]), int(ensemble)
+        bar = comfy.utils.ProgressBar(rows * passes)
+        rgb, alpha = transparent_vae.decode(
+            pictures["foreground"], foreground["samples"], passes, lambda done, total: bar.update_absolute(done, total)
+        )
+
+        message = effect_warning(pictures["foreground"].movedim(-1, 1), alpha[:, None])
+        ui = None
+        if message is not None:
+            log.warning(message)
+            show_on_node(cls.hidden.unique_id, message)
+            ui = {"text": (message,)}
+        rgba = torch.cat([rgb, alpha[..., None]], dim=-1)  # (B, H, W, 4)
+        return io.NodeOutput(rgba, 1.0 - alpha, pictures["background"], pictures["blended"], ui=ui)
+
+
+def transparent_files() -> tuple[list[str], list[str]]:
+    """Names in the layer_model folder for the decoder and the encoder input, the likely ones first."""
+    names = layer_model_files()
+
+    def likely_first(word: str) -> list[str]:
+        return sorted(names, key=lambda name: (word not in name.lower(), "sd15" in name.lower()))
+
+    return likely_first("transparent_decoder"), likely_first("transparent_encoder")
+
+
+def check_latent(name: str, latent: dict) -> None:
+    """Raises ValueError unless a LATENT holds (batch, 4, height, width), as SDXL's and SD 1.5's do."""
+    shape = tuple(latent["samples"].shape)
+    if len(shape) != 4 or shape[1] != 4:
+        raise ValueError(
+            f"The {name} latent has shape {shape}; LayerFusion Decode expects (batch, 4, height, width), the latents "
+            "of an SDXL (or SD 1.5) model. Connect the LayerFusion sampler's outputs."
+        )
+
+
+def decode_pixels(vae, samples: torch.Tensor) -> torch.Tensor:
+    """(B, H, W, 3) fp32 pixels in [0, 1] of (B, 4, h, w) latents."""
+    return vae.decode(samples).float()[..., :3]
+
+
+def show_on_node(node_id: str | None, text: str) -> None:
+    """Shows a text on the node in the page; nothing happens where there is no server (tests, scripts)."""
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and node_id is not None and hasattr(server, "send_progress_text"):
+        server.send_progress_text(text, node_id)
+
+
+NODES = [LayerFusionLoadTransparentVAE, LayerFusionDecode]
