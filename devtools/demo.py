@@ -1,0 +1,148 @@
+"""``dev.py demo``: one run of workflows/demo.json (or of the reference engine) and its pictures in a folder."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from . import graph, hosts
+from .client import Client, Run
+from .console import Bar, Problem, say
+from .server import ComfyServer
+
+STREAMS = ("foreground", "background", "blended")
+PROMPTS = (*STREAMS, "negative")
+
+
+def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
+    """Generate with the chosen engine (ComfyUI where there is one) and write the pictures and run.json to --out."""
+    started = time.monotonic()
+    if options.engine == "comfyui" and host is None:
+        raise Problem("--engine comfyui needs a ComfyUI: put one at ~/comfy/ComfyUI or set COMFYUI_PATH to it.")
+    workflow = json.loads((checkout / "workflows" / "demo.json").read_text(encoding="utf-8"))
+    out = options.out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    if host is None:
+        record = _reference(checkout, workflow, options, out)
+    else:
+        record = _comfyui(checkout, host, workflow, options, out)
+    record["versions"] = {**record.get("versions", {}), "layerfusion": _pack_version(checkout),
+                          "python": platform.python_version(), "torch": importlib.metadata.version("torch")}
+    record["seconds"]["total"] = round(time.monotonic() - started, 1)
+    (out / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    say(f"{record['settings']['foreground']} | {record['settings']['background']}: seed {record['settings']['seed']}, "
+        f"{record['settings']['steps']} steps, {record['seconds']['total']} s in all")
+    for name in (*(f"{stream}.png" for stream in STREAMS), "layers.png", "run.json"):
+        say(f"  {out / name}")
+    return 0
+
+
+def _comfyui(checkout: Path, host: Path, workflow: graph.Graph, options: argparse.Namespace,
+             out: Path) -> dict[str, Any]:
+    """Run the graph in a real server; returns what run.json says of it."""
+    say("Starting ComfyUI")
+    with ComfyServer(host, checkout) as server, Client(server) as client:
+        api = graph.to_api(workflow, server.json("/object_info"))
+        api = graph.with_inputs(api, "LayerFusionTextEncode", **{name: getattr(options, name) for name in STREAMS})
+        api = graph.with_inputs(api, "LayerFusionKSampler", seed=options.seed, steps=options.steps)
+        result = _follow(client, api, workflow)
+        pictures = collect(client, api, result)
+        seconds = {"server_start": round(server.seconds_to_start, 1), "run": round(result.seconds, 1)}
+    for name in STREAMS:
+        (out / f"{name}.png").write_bytes(pictures[name])
+    write_sheet(out, [pictures["priors"]])
+    sampler = api[graph.node_id(api, "LayerFusionKSampler")]["inputs"]
+    texts = api[graph.node_id(api, "LayerFusionTextEncode")]["inputs"]
+    settings = {name: value for name, value in {**texts, **sampler}.items() if not isinstance(value, list)}
+    return {"engine": "comfyui", "settings": settings, "seconds": seconds,
+            "versions": {"comfyui": hosts.version(host)}}
+
+
+def _follow(client: Client, api: graph.Graph, workflow: graph.Graph) -> Run:
+    """Queue the graph and show its sampling steps as a bar; raises Problem when it does not succeed."""
+    bar = Bar("sampling")
+    sampler = graph.node_id(api, "LayerFusionKSampler")
+
+    def show(run: Run) -> None:
+        node, value, total = run.progress[-1]
+        if node == sampler:
+            bar.show(value, total)
+
+    try:
+        result = client.follow(client.queue(api, workflow), show)
+    finally:
+        bar.close()
+    if result.status != "success":
+        raise Problem(f"The graph did not finish ({result.status}). {result.error}")
+    return result
+
+
+def collect(client: Client, api: graph.Graph, run: Run) -> dict[str, bytes]:
+    """PNG files of a finished demo graph: foreground, background, blended and priors.
+
+    The layers are those that the save node wrote (one name with the stream in it each); priors is the preview fed by
+    the prior node. Raises Problem when one is missing.
+    """
+    saved = run.images(graph.node_id(api, "LayerFusionSaveLayers"))
+    found: dict[str, bytes] = {}
+    for name in STREAMS:
+        files = [image for image in saved if name in image["filename"]]
+        if not files:
+            raise Problem(f"The graph saved no {name}; it saved {[image['filename'] for image in saved]}.")
+        found[name] = client.fetch(files[0])
+    source = graph.node_id(api, "LayerFusionPreviewPriors")
+    shown = [key for key, node in api.items() if node["inputs"].get("images") == [source, 0]]
+    if not shown or not run.images(shown[0]):
+        raise Problem("The graph shows no priors (a PreviewImage fed by LayerFusionPreviewPriors).")
+    found["priors"] = client.fetch(run.images(shown[0])[0])
+    return found
+
+
+def write_sheet(out: Path, masks: list[bytes]) -> None:
+    """Write layers.png: the three pictures in ``out`` and the mask pictures, on a checkerboard where transparent."""
+    from PIL import Image
+
+    from layerfusion_core import compositing
+
+    pictures = [Image.open(out / f"{name}.png") for name in STREAMS] + [Image.open(io.BytesIO(mask)) for mask in masks]
+    compositing.contact_sheet(pictures, [*STREAMS, *["masks"] * len(masks)]).save(out / "layers.png")
+
+
+def _reference(checkout: Path, workflow: graph.Graph, options: argparse.Namespace, out: Path) -> dict[str, Any]:
+    """Run the reference engine in a process of its own with the demo graph's settings; returns run.json's content."""
+    say("Running the reference engine (the paper written plainly, on diffusers)")
+    settings = reference_settings(workflow, options)
+    command = [sys.executable, str(checkout / "tests" / "reference" / "generate.py"), "--out", str(out)]
+    for name, value in settings.items():
+        command += [f"--{name}", str(value)]
+    started = time.monotonic()
+    variables = {"OMP_NUM_THREADS": "1", **os.environ, "HF_HUB_OFFLINE": "1"}
+    if subprocess.run(command, cwd=checkout, env=variables).returncode:
+        raise Problem("The reference engine failed; its messages are above.")
+    return {"engine": "reference", "settings": settings, "seconds": {"run": round(time.monotonic() - started, 1)},
+            "versions": {"diffusers": importlib.metadata.version("diffusers")}}
+
+
+def reference_settings(workflow: graph.Graph, options: argparse.Namespace) -> dict[str, Any]:
+    """Prompts, seed and steps: those of the command line, else those of the demo graph."""
+    values = {node["type"]: node["widgets_values"] for node in workflow["nodes"] if node.get("widgets_values")}
+    settings: dict[str, Any] = dict(zip(PROMPTS, values["LayerFusionTextEncode"], strict=True))
+    seed, _after_generate, steps, *_ = values["LayerFusionKSampler"]
+    settings.update(seed=seed, steps=steps)
+    given = {name: getattr(options, name, None) for name in settings}
+    return {**settings, **{name: value for name, value in given.items() if value is not None}}
+
+
+def _pack_version(checkout: Path) -> str:
+    found = re.search(r'^version = "(.+)"', (checkout / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else "unknown"

@@ -1,0 +1,142 @@
+"""``dev.py test``: each tier in a pytest process of its own, then a closing line per tier and what was not run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import hosts
+from .console import say
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A folder of tests and what it takes to run them."""
+
+    name: str
+    label: str
+    needs_host: bool = False
+
+    @property
+    def folder(self) -> str:
+        return f"tests/{self.name}"
+
+
+TIERS = (Tier("unit", "unit"), Tier("reference", "reference"), Tier("host", "host (in process)", True),
+         Tier("server", "server (HTTP)", True))
+GET_A_HOST = "put a ComfyUI at ~/comfy/ComfyUI or set COMFYUI_PATH to one, and run this again"
+NO_TESTS_COLLECTED = 5
+START_PYTEST = ("import os, sys; sys.path[:] = [p for p in sys.path if p not in ('', os.getcwd())]; "
+                "import pytest; sys.exit(pytest.main())")
+"""As ``python -m pytest``, without the checkout on the path: its ``nodes`` folder would hide ComfyUI's ``nodes.py``."""
+
+
+@dataclass
+class Result:
+    """Counts of one tier; ``code`` is pytest's exit code."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    code: int = 0
+    reasons: tuple[str, ...] = ()  # why tests were skipped
+
+    def __str__(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+
+    @property
+    def bad(self) -> bool:
+        """Failed tests, or a pytest that ended in a way its counts do not show (a crash, a wrong argument)."""
+        return self.failed > 0 or self.code not in (0, NO_TESTS_COLLECTED)
+
+
+def run(checkout: Path, host: Path | None, arguments: list[str]) -> int:
+    """Run all tiers that this machine can run and print the closing lines; 0 when nothing failed."""
+    chosen, options = split(arguments, checkout)
+    results: dict[str, Result] = {}
+    not_run: list[str] = []
+    for tier in TIERS:
+        paths = [path for path in chosen if _tier_of(path, checkout) == tier.name]
+        if chosen and not paths:
+            continue
+        if tier.needs_host and host is None:
+            not_run.append(f"NOT RUN: {tier.label.upper()} TESTS, THERE IS NO COMFYUI. What to do: {GET_A_HOST}.")
+            continue
+        if not any((checkout / tier.folder).glob("**/test_*.py")):
+            continue
+        say(f"\n== {tier.label} ==")
+        results[tier.name] = _pytest(checkout, host, paths or [tier.folder], options)
+    return close(results, not_run, host)
+
+
+def close(results: dict[str, Result], not_run: list[str], host: Path | None) -> int:
+    """Print the closing lines; exit code 0 only when tests ran and none failed."""
+    say("")
+    if host is not None:
+        say(f"ComfyUI {hosts.version(host)}")
+    total = Result()
+    for tier in TIERS:
+        if tier.name not in results:
+            continue
+        result = results[tier.name]
+        note = "" if result.failed or not result.bad else f" (PYTEST ENDED WITH CODE {result.code}, see above)"
+        say(f"{tier.label}: {result} in {result.seconds:.0f} s{note}")
+        total.passed += result.passed
+        total.failed += result.failed
+        total.skipped += result.skipped
+        not_run += [f"NOT RUN: A {tier.label.upper()} TEST. {reason}" for reason in result.reasons]
+    for line in dict.fromkeys(not_run):
+        say(line)
+    if any(result.bad for result in results.values()):
+        total.failed = max(total.failed, 1)
+    say(str(total))
+    return 1 if total.failed or not total.passed else 0
+
+
+def split(arguments: list[str], checkout: Path) -> tuple[list[str], list[str]]:
+    """Part pytest's arguments into test paths (``tests/unit/test_x.py::test_y`` too) and everything else."""
+    chosen = [argument for argument in arguments if _tier_of(argument, checkout)]
+    return chosen, [argument for argument in arguments if argument not in chosen]
+
+
+def _tier_of(argument: str, checkout: Path) -> str | None:
+    """Name of the tier a path argument belongs to; None for anything that is no path below tests/."""
+    if argument.startswith("-"):
+        return None
+    path = Path(os.path.abspath(argument.split("::")[0]))
+    names = [tier.name for tier in TIERS if path == checkout / tier.folder or checkout / tier.folder in path.parents]
+    return names[0] if names and path.exists() else None
+
+
+def _pytest(checkout: Path, host: Path | None, paths: list[str], options: list[str]) -> Result:
+    """One pytest run; the counts come from its JUnit report."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    if host is not None:
+        variables["COMFYUI_PATH"] = str(host)
+    with tempfile.TemporaryDirectory(prefix="layerfusion-") as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-c", START_PYTEST, "-q", "-p", "no:cacheprovider", f"--junitxml={report}",
+                   *options, *paths]
+        started = time.monotonic()
+        code = subprocess.run(command, cwd=checkout, env=variables).returncode
+        result = read_report(report)
+    result.seconds, result.code = time.monotonic() - started, code
+    return result
+
+
+def read_report(report: Path) -> Result:
+    """Counts from a JUnit XML file; nothing counted when pytest wrote none."""
+    if not report.is_file():
+        return Result()
+    cases = list(ElementTree.parse(report).getroot().iter("testcase"))
+    skips = [mark for case in cases for mark in case.findall("skipped")]
+    failed = sum(1 for case in cases if case.find("failure") is not None or case.find("error") is not None)
+    reasons = dict.fromkeys(mark.get("message") or "no reason given" for mark in skips)
+    return Result(len(cases) - failed - len(skips), failed, len(skips), reasons=tuple(reasons))

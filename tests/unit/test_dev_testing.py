@@ -1,0 +1,54 @@
+"""The closing lines of ``dev.py test``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from layerfusion_pack.devtools import testing
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+REPORT = """<testsuites><testsuite><testcase name="a"/><testcase name="b"><failure message="no"/></testcase>
+<testcase name="c"><skipped message="NO GIZMO: plug one in"/></testcase>
+<testcase name="d"><error message="x"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_counts_come_from_the_report(tmp_path):
+    (tmp_path / "report.xml").write_text(REPORT)
+    result = testing.read_report(tmp_path / "report.xml")
+    assert str(result) == "1 passed, 2 failed, 1 skipped"
+    assert result.reasons == ("NO GIZMO: plug one in",)
+
+
+def test_no_report_counts_nothing(tmp_path):
+    assert str(testing.read_report(tmp_path / "report.xml")) == "0 passed, 0 failed, 0 skipped"
+
+
+def test_the_last_line_is_the_total_and_skips_are_told(capsys):
+    results = {"unit": testing.Result(3, 0, 1, reasons=("NO GIZMO",)), "reference": testing.Result(2)}
+    assert testing.close(results, ["NOT RUN: SERVER"], None) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "5 passed, 0 failed, 1 skipped"
+    assert "NOT RUN: SERVER" in lines and any(line.startswith("NOT RUN: A UNIT TEST. NO GIZMO") for line in lines)
+
+
+@pytest.mark.parametrize("results", [
+    {"unit": testing.Result(3, 1)}, {"unit": testing.Result(3, code=-11)}, {}, {"unit": testing.Result(code=5)},
+])
+def test_failures_crashes_and_runs_without_a_test_are_not_green(results, capsys):
+    assert testing.close(results, [], None) == 1
+
+
+def test_paths_choose_tiers_and_the_rest_goes_to_pytest(monkeypatch):
+    monkeypatch.chdir(CHECKOUT)
+    here = "tests/unit/test_dev_testing.py::test_no_report_counts_nothing"
+    assert testing.split([here, "-k", "name", "tests/none.py"], CHECKOUT) == ([here], ["-k", "name", "tests/none.py"])
+
+
+def test_without_a_host_its_tiers_are_named_in_capitals(tmp_path, capsys):
+    (tmp_path / "tests").mkdir()
+    assert testing.run(tmp_path, None, []) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("NOT RUN")]
+    assert len(lines) == 2 and all("COMFYUI_PATH" in line for line in lines)
