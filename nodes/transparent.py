@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import comfy.utils
 import torch
@@ -157,9 +158,8 @@ def decode_pixels(vae, samples: torch.Tensor) -> torch.Tensor:
 
 def show_on_node(node_id: str | None, text: str) -> None:
     """Shows a text on the node in the page; nothing happens where there is no server (tests, scripts)."""
-    from server import PromptServer
-
-    server = getattr(PromptServer, "instance", None)
+    module = sys.modules.get("server")  # loaded long before any node where a server runs, and heavy to load elsewhere
+    server = getattr(getattr(module, "PromptServer", None), "instance", None)
     if server is not None and node_id is not None and hasattr(server, "send_progress_text"):
         server.send_progress_text(text, node_id)
 
