@@ -1,7 +1,7 @@
 """Foreground weights (LayerDiffuse and its repackagings): recognised by content, read into one typed structure.
 
 The key grammars (which file uses which is nowhere written in the files, so names of tensors decide):
-- LayerDiffuse: `<model key>::lora::0` (up, `[out, r]`), `::lora::1` (down, `[r, in]`), `::lora::2` (alpha, optional) and
+- LayerDiffuse: `<model key>::lora::0` (up, `[out, r]`), `::lora::1` (down, `[r, in]`), `::lora::2` (alpha) and
   `<model key>::diff::0` (full delta); model keys carry ComfyUI's `diffusion_model.` prefix.
 - Diffusers deltas: parameter names of diffusers' UNet, each tensor a full delta.
 - LoRA files (kohya, diffusers, PEFT, ...): left as they are, for the host's own reader.

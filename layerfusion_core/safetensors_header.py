@@ -78,4 +78,6 @@ def _refuse_other_formats(path: str, size: int, head: bytes) -> None:
 
 
 def _damaged(path: str, size: int, why: str) -> str:
-    return f"{os.path.basename(path)} ({size:,} bytes) is damaged or incomplete: {why}. Delete it and download it again."
+    return (
+        f"{os.path.basename(path)} ({size:,} bytes) is damaged or incomplete: {why}. Delete it and download it again."
+    )

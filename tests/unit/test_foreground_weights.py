@@ -1,0 +1,192 @@
+"""Foreground weight files are recognised by content, and wrong ones are refused by name."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from layerfusion_pack.layerfusion_core.foreground_weights import (
+    Delta,
+    LowRank,
+    Packaging,
+    likely_family,
+    lora_modules,
+    parse,
+    recognise,
+    unbound_message,
+)
+from layerfusion_pack.layerfusion_core.safetensors_header import read_header
+
+Q = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight"
+DIFFUSERS_Q = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+def pair(out=6, rank=2, into=4):
+    return torch.randn(out, rank), torch.randn(rank, into)
+
+
+def test_layerdiffuse_low_rank_and_alpha():
+    up, down = pair()
+    weights = parse({f"{Q}::lora::0": up, f"{Q}::lora::1": down, f"{Q}::lora::2": torch.tensor(1.0)}, "a.safetensors")
+    entry = weights.entries[Q]
+    assert weights.packaging is Packaging.LAYERDIFFUSE
+    assert isinstance(entry, LowRank) and entry.up is up and entry.down is down  # nothing copied
+    assert entry.shape == (6, 4)
+    assert entry.scale == 0.5
+    assert LowRank(up, down).scale == 1.0
+
+
+def test_layerdiffuse_delta():
+    delta = torch.randn(8, 4, 3, 3)
+    weights = parse({"diffusion_model.input_blocks.0.0.weight::diff::0": delta})
+    assert weights.entries == {"diffusion_model.input_blocks.0.0.weight": Delta(delta)}
+
+
+def test_diffusers_deltas():
+    weights = parse({f"{DIFFUSERS_Q}.weight": torch.randn(6, 4), "mid_block.resnets.0.norm1.bias": torch.randn(6)})
+    assert weights.packaging is Packaging.DIFFUSERS
+    assert weights.entries["mid_block.resnets.0.norm1.bias"].shape == (6,)
+
+
+LORA_SPELLINGS = [
+    ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q", ".lora_up.weight", ".lora_down.weight"),
+    (f"unet.{DIFFUSERS_Q}", ".lora_B.weight", ".lora_A.weight"),
+    (f"base_model.model.{DIFFUSERS_Q}", ".lora_B.default.weight", ".lora_A.default.weight"),
+    (f"unet.{DIFFUSERS_Q.replace('.to_q', '.processor.to_q')}", "_lora.up.weight", "_lora.down.weight"),
+    (f"unet.{DIFFUSERS_Q}", ".lora.up.weight", ".lora.down.weight"),
+    (f"unet.{DIFFUSERS_Q}", ".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),
+]
+
+
+@pytest.mark.parametrize("module, up_name, down_name", LORA_SPELLINGS)
+def test_lora_spellings(module, up_name, down_name):
+    up, down = pair()
+    tensors = {module + up_name: up, module + down_name: down, module + ".alpha": torch.tensor(2.0)}
+    weights = parse(tensors)
+    assert weights.packaging is Packaging.LORA
+    assert lora_modules(weights.tensors) == [module]
+    with pytest.raises(ValueError, match="down half"):
+        parse({module + up_name: up})
+    with pytest.raises(ValueError, match="up half"):
+        parse({module + down_name: down})
+
+
+@pytest.mark.parametrize("missing, half", [(0, "up"), (1, "down")])
+def test_missing_half(missing, half):
+    halves = {f"{Q}::lora::{i}": tensor for i, tensor in enumerate(pair()) if i != missing}
+    with pytest.raises(ValueError, match=f"part.safetensors: the {half} half .*Download it again"):
+        parse(halves, "part.safetensors")
+
+
+def test_halves_of_different_rank():
+    with pytest.raises(ValueError, match=r"do not fit: expected up \(out, rank\).*\(6, 3\) and \(2, 4\)"):
+        parse({f"{Q}::lora::0": torch.randn(6, 3), f"{Q}::lora::1": torch.randn(2, 4)})
+
+
+def test_unknown_patch_type():
+    with pytest.raises(ValueError, match="unknown patch"):
+        parse({f"{Q}::loha::0": torch.randn(2)})
+    with pytest.raises(ValueError, match="expected '<model key>::"):
+        parse({f"{Q}::lora": torch.randn(2)})
+
+
+WRONG_FILES = {
+    "hookers.layers.0.to_q_lora.0.down.weight": "SD1.5",
+    "transformer.single_transformer_blocks.0.attn.to_k.lora_A.weight": "Flux",
+    "lora_unet_double_blocks_0_img_attn_proj.lora_down.weight": "Flux",
+    "latent_conv_in.weight": "transparent decoder",
+    "blocks.0.weight": "transparent encoder",
+    "first_stage_model.encoder.conv_in.weight": "a VAE",
+    "decoder.up_blocks.0.resnets.0.conv1.weight": "a VAE",
+    "model.diffusion_model.input_blocks.0.0.weight": "a whole checkpoint",
+    "time_embedding.linear_1.weight": "a whole diffusion model",
+    "diffusion_model.time_embed.0.weight": "a whole diffusion model",
+    "something.else": "holds no foreground weights",
+}
+
+
+@pytest.mark.parametrize("key, words", WRONG_FILES.items())
+def test_wrong_file(key, words):
+    with pytest.raises(ValueError, match=f"(?s)^wrong.safetensors.*{words}.*layer_xl_transparent_attn") as error:
+        recognise({key: (4, 4)}, "wrong.safetensors")
+    assert "huggingface.co/LayerDiffusion/layerdiffusion-v1" in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["diffusion_model.input_blocks.0.0.weight::diff::0", "conv_in.weight"])
+@pytest.mark.parametrize("channels", [8, 12])
+def test_conditional_models_are_refused(key, channels):
+    with pytest.raises(ValueError, match=f"fg2ble.*takes {channels} channels, expected 4"):
+        recognise({key: (320, channels, 3, 3), "up_blocks.0.x": (1,)}, "layer_xl_fg2ble.safetensors")
+
+
+@pytest.mark.parametrize(
+    "key, shape, family",
+    [
+        ("diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight", (640, 768), "Stable Diffusion 1.5"),
+        ("diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight", (640, 1024), "Stable Diffusion 2"),
+        ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight", (320, 320), "Stable Diffusion 1.5 or 2"),
+        ("diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight", (640, 2048), None),
+    ],
+)
+def test_likely_family(key, shape, family):
+    assert likely_family({key: shape}) == family
+
+
+def test_unbound_message_says_counts_keys_and_cause():
+    keys = [f"k{i}" for i in range(5)]
+    text = unbound_message("a.safetensors", 560, keys, "SSD-1B", None)
+    assert "only 555 of 560" in text and "k0, k1, k2, ..." in text and "the model is SSD-1B" in text
+    assert "Stable Diffusion 1.5" in unbound_message("a", 10, keys, "SDXL", "Stable Diffusion 1.5")
+    assert "text encoders" in unbound_message("a", 10, ["lora_te1_x"], "SDXL", None)
+
+
+def write(path, header: dict | bytes, data: bytes = b""):
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + data)
+    return str(path)
+
+
+def test_header_equals_the_file(tmp_path):
+    path = str(tmp_path / "x.safetensors")
+    save_file({"a": torch.zeros(2, 3), "b": torch.zeros(4, dtype=torch.float16)}, path, metadata={"m": "n"})
+    header = read_header(path)
+    assert {k: (v.dtype, v.shape) for k, v in header.items()} == {"a": ("F32", (2, 3)), "b": ("F16", (4,))}
+
+
+def test_truncated_files(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.zeros(200, 30)}, str(path))
+    whole = path.read_bytes()
+    for keep in (4, 20, 60, 1000, len(whole) - 1):
+        path.write_bytes(whole[:keep])
+        with pytest.raises(ValueError, match=f"x.safetensors \\({keep:,} bytes\\) is damaged or incomplete.*again"):
+            read_header(str(path))
+
+
+def test_other_formats(tmp_path):
+    path = tmp_path / "x.safetensors"
+    torch.save({"a": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="pickle.*safetensors"):
+        read_header(str(path))
+    torch.save({"a": torch.zeros(3)}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match="pickle"):
+        read_header(str(path))
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="0 bytes"):
+        read_header(str(path))
+    path.write_bytes(b"<!DOCTYPE html><html>" + b" " * 100)
+    with pytest.raises(ValueError, match="web page"):
+        read_header(str(path))
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0")
+    with pytest.raises(ValueError, match="git-lfs"):
+        read_header(str(path))
+    no_end = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": []}}'
+    for header in (b"not json", b"[1, 2]", b'{"a": {"dtype": "F32"}}', no_end):
+        with pytest.raises(ValueError, match="header cannot be read"):
+            read_header(write(path, header, b"\0" * 64))
+    with pytest.raises(ValueError, match="no tensors"):
+        read_header(write(path, {"__metadata__": {}}))
