@@ -12,6 +12,11 @@ from dataclasses import dataclass
 import torch
 
 
+def interleave(streams: list[torch.Tensor]) -> torch.Tensor:
+    """n tensors (N, ...) into one (N * n, ...): row r is stream r % n of sample r // n."""
+    return torch.stack(streams, dim=1).flatten(0, 1)
+
+
 @dataclass(frozen=True)
 class StreamLayout:
     """Order of the streams of one sample: foreground 0 .. K-1, blended, background."""
@@ -47,7 +52,7 @@ class StreamLayout:
         """Interleave S tensors (N, ...) into one (N*S, ...)."""
         if len(streams) != self.count:
             raise ValueError(f"expected {self.count} streams ({', '.join(self.names)}), got {len(streams)}")
-        return torch.stack(streams, dim=1).flatten(0, 1)
+        return interleave(streams)
 
     def split(self, rows: torch.Tensor) -> list[torch.Tensor]:
         """Undo `stack`: (N*S, ...) into S tensors (N, ...), views where possible."""

@@ -1,0 +1,301 @@
+"""LayerFusion inside ComfyUI's UNet: foreground deltas, prior collection and blending as attention patches.
+
+A `BlendRun` holds what lives for one sampling run; a `Forward`, made by a DIFFUSION_MODEL wrapper, what lives for one
+call of the UNet. Patches find their `Forward` in `extra_options`, so parallel forwards never share state, and nothing
+is left on the model when a run ends or is interrupted: all patches sit on a clone that is dropped with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import comfy.patcher_extension
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.model_patcher import ModelPatcher
+
+from ..blending import blend
+from ..masks import hard_mask
+from ..options import LayerFusionOptions, PriorMode
+from ..prior_maps import Block, Grid, PriorCollector, PriorMaps, PriorRecord
+from ..priors import content_confidence, structure_scores
+from ..streams import StreamLayout, interleave
+from .delta import ForegroundDelta, apply_terms
+
+log = logging.getLogger(__name__)
+
+KEY = "layerfusion"  # of our entries in transformer_options and of our wrapper
+PRIOR_PASS = "layerfusion_prior_pass"
+
+
+class _PriorsComplete(Exception):
+    """Ends a prior pass after the last block's cross-attention: nothing behind it is needed."""
+
+
+def transformer_blocks(model: ModelPatcher) -> list[Block]:
+    """The UNet's transformer blocks in execution order, from its module tree."""
+    unet = model.model.diffusion_model
+    found: list[Block] = []
+    for side, modules in (("input", unet.input_blocks), ("middle", [unet.middle_block]), ("output", unet.output_blocks)):
+        for number, block in enumerate(modules):
+            for layer in block:
+                found += [(side, number, i) for i in range(len(getattr(layer, "transformer_blocks", [])))]
+    if not found:
+        raise ValueError("the model has no transformer blocks with attention: LayerFusion needs an SDXL model")
+    return found
+
+
+@dataclass(frozen=True)
+class TextColumns:
+    """Which columns of one foreground's prompt make the content confidence: `columns` (C,) long, of the first `tokens`."""
+
+    columns: torch.Tensor
+    tokens: int
+
+
+@dataclass
+class BlendRun:
+    """One sampling run: settings, the foreground's delta, and the masks of the evaluation under way."""
+
+    layout: StreamLayout
+    options: LayerFusionOptions
+    blocks: list[Block]
+    record: PriorRecord
+    delta: ForegroundDelta | None = None
+    text: dict[object, list[TextColumns]] = field(default_factory=dict)  # K each, by uuid of the conditioning entry
+    sigma_start: float = float("inf")
+    sigma_end: float = 0.0
+    maps: PriorMaps | None = None
+    active: bool = False
+    _masks: dict[Block, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    _collector: PriorCollector | None = None
+    _collected: set[object] = field(default_factory=set)
+
+    @property
+    def last(self) -> Block:
+        """The block of the last self-attention, whose map is the structure prior."""
+        return self.blocks[-1]
+
+    def begin_evaluation(self, sigma: float) -> bool:
+        """Start one model evaluation; returns whether it needs a prior pass first."""
+        self.active = self.options.blends and self.sigma_end < sigma <= self.sigma_start
+        later = self.options.blends and sigma > self.sigma_end
+        previous = self.options.prior_mode is PriorMode.PREVIOUS_STEP
+        self._collected = set()
+        self._collector = PriorCollector(self.last) if later and previous else None
+        return self.active and (self.maps is None or not previous)
+
+    def begin_prior_pass(self) -> None:
+        """Collect from the prior pass that follows; what the blended pass will collect starts afresh after it."""
+        self._collector = PriorCollector(self.last)
+
+    def end_prior_pass(self) -> None:
+        """Take the maps of the prior pass as this evaluation's."""
+        collector = self._collector
+        self._collector = PriorCollector(self.last) if self.options.prior_mode is PriorMode.PREVIOUS_STEP else None
+        self._collected = set()
+        self._use(collector.finish())
+
+    def begin_blended_pass(self, sigma: float) -> None:
+        """Note in the record which maps this evaluation blends with."""
+        if self.active and self.maps is not None:
+            self.record.add(sigma, self.maps)
+
+    def end_evaluation(self) -> None:
+        """Hand the maps collected in the blended pass on to the next evaluation (previous_step)."""
+        if self._collector is not None:
+            self._use(self._collector.finish() or self.maps)
+            self._collector = None
+
+    def release(self) -> None:
+        """Drop every tensor of the run; called when it ends, however it ends."""
+        self.maps, self._collector, self._masks, self.text = None, None, {}, {}
+
+    def _use(self, maps: PriorMaps | None) -> None:
+        self.maps, self._masks = maps, {}
+
+    def masks(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
+        """(soft, hard) of a block, (N, K, M) fp32 each, made once per evaluation."""
+        if block not in self._masks:
+            soft = self.maps.soft(block).unflatten(0, (-1, self.layout.foregrounds))
+            self._masks[block] = soft, hard_mask(soft, self.options.hardness)
+        return self._masks[block]
+
+    def collect_from(self, uuid: object, prior_pass: bool) -> PriorCollector | None:
+        """The collector, if the positive chunk `uuid` is to be collected; a chunk run again by other nodes is not."""
+        if self._collector is None or uuid in self._collected:
+            return None
+        self._collected.add(uuid)
+        return self._collector
+
+
+class Forward:
+    """One call of the UNet: which rows are what, and the block inputs that one patch keeps for the next."""
+
+    def __init__(self, run: BlendRun, rows: int, transformer_options: dict):
+        self.run = run
+        self.prior_pass = bool(transformer_options.get(PRIOR_PASS))
+        self.layout = run.layout
+        self.streams = self.layout.foregrounds if self.prior_pass else self.layout.count
+        chunks = transformer_options["cond_or_uncond"]
+        if rows % (len(chunks) * self.streams):
+            raise ValueError(
+                f"the model got {rows} rows for {len(chunks)} conditionings of {self.streams} streams each; another node "
+                "changes the batch inside the model and cannot be combined with LayerFusion"
+            )
+        self.chunks = len(chunks)
+        self.samples = rows // (self.chunks * self.streams)
+        uuids = transformer_options["uuids"]
+        self.collect = [
+            (i, run.text[uuid], collector)
+            for i, (cond, uuid) in enumerate(zip(chunks, uuids))
+            if cond == 0 and uuid in run.text and (collector := run.collect_from(uuid, self.prior_pass)) is not None
+        ]
+        self.blends = run.active and not self.prior_pass and run.maps is not None
+        self.inputs: dict[str, torch.Tensor] = {}
+
+    def foreground(self, x: torch.Tensor) -> torch.Tensor:
+        """The foreground rows of x: (rows, ...) -> (G, K, ...), a view."""
+        return x.unflatten(0, (-1, self.streams))[:, : self.layout.foregrounds]
+
+    def positive(self, x: torch.Tensor, chunk: int) -> torch.Tensor:
+        """The foreground rows of one chunk: (rows, ...) -> (N, K, ...), a view."""
+        return self.foreground(x)[chunk * self.samples : (chunk + 1) * self.samples]
+
+
+def _grid(extra_options: dict, tokens: int) -> Grid:
+    height, width = extra_options["activations_shape"][-2:]
+    if height * width != tokens:
+        raise ValueError(
+            f"an attention got {tokens} tokens where the picture has {height} x {width} = {height * width}: a node that "
+            "merges tokens or tiles attention (HyperTile, token merging) is on base_model; remove it for LayerFusion"
+        )
+    return height, width
+
+
+def _input_patch(site: str):
+    """attn1_patch / attn2_patch: keep the foreground rows' inputs for the delta of q, k, v."""
+
+    def patch(n, context, value, extra_options):
+        forward: Forward | None = extra_options.get(KEY)
+        if forward is not None and forward.run.delta is not None:
+            forward.inputs = {
+                "to_q": forward.foreground(n), "to_k": forward.foreground(context), "to_v": forward.foreground(value)
+            }
+        return n, context, value
+
+    return patch
+
+
+def _attention_patch(block: Block, site: str, foreign):
+    """Replace patch: add the delta to q, k, v, read the priors from them, then attend as the host (or `foreign`) does."""
+
+    def patch(q, k, v, extra_options):
+        forward: Forward | None = extra_options.get(KEY)
+        if forward is not None:
+            run = forward.run
+            if run.delta is not None:
+                terms = run.delta.at(block, site)
+                for name, projected in (("to_q", q), ("to_k", k), ("to_v", v)):
+                    if name in terms:  # in place: the projections are fresh and ours alone
+                        forward.foreground(projected).add_(apply_terms(terms[name], forward.inputs[name]))
+            _collect(forward, block, site, q, k, extra_options)
+        if foreign is not None:
+            out = foreign(q, k, v, extra_options)
+        else:
+            out = optimized_attention(
+                q, k, v, extra_options["n_heads"],
+                attn_precision=extra_options["attn_precision"], transformer_options=extra_options,
+            )
+        if forward is not None and forward.run.delta is not None:
+            forward.inputs = {"to_out": forward.foreground(out)}
+        return out
+
+    return patch
+
+
+def _collect(forward: Forward, block: Block, site: str, q, k, extra_options) -> None:
+    run, heads = forward.run, extra_options["n_heads"]
+    wanted = site == "attn2" or block == run.last
+    if not wanted:
+        return
+    for chunk, text, collector in forward.collect:
+        queries, keys = forward.positive(q, chunk), forward.positive(k, chunk)
+        grid = _grid(extra_options, q.shape[1])
+        if site == "attn1":
+            collector.add_structure(structure_scores(queries.flatten(0, 1), keys.flatten(0, 1), heads), grid)
+        else:
+            confidence = [
+                content_confidence(queries[:, i], keys[:, i], heads, prompt.columns.to(q.device), prompt.tokens)
+                for i, prompt in enumerate(text)
+            ]
+            collector.add_content(block, interleave(confidence), grid)
+    if forward.prior_pass and site == "attn2" and block == run.last and forward.collect:
+        raise _PriorsComplete
+
+
+def _output_patch(site: str, blocks: frozenset[Block]):
+    """attn1_output_patch / attn2_output_patch: add the delta of to_out, then blend the streams."""
+
+    def patch(n, extra_options):
+        forward: Forward | None = extra_options.get(KEY)
+        if forward is None:
+            return n
+        run = forward.run
+        block = (*extra_options["block"], extra_options["block_index"])
+        if block not in blocks:
+            return n
+        if run.delta is not None:
+            terms = run.delta.at(block, site)
+            if "to_out" in terms:
+                n = n.clone()  # an earlier patch may have kept the tensor it returned
+                forward.foreground(n).add_(apply_terms(terms["to_out"], forward.inputs["to_out"]))
+            forward.inputs = {}
+        if not forward.blends or not run.options.blends_site(site):
+            return n
+        _grid(extra_options, n.shape[1])
+        soft, hard = (m.to(n.device).repeat(forward.chunks, 1, 1) for m in run.masks(block))
+        a = run.layout.grouped(n)
+        mode, strength = run.options.background_mode, run.options.strength
+        return blend(a, soft, hard, run.layout, mode, site, strength).flatten(0, 1)
+
+    return patch
+
+
+def _forward_wrapper(run: BlendRun):
+    def wrapper(executor, *args, **kwargs):
+        args = list(args)
+        at = 5  # UNetModel.forward(x, timesteps, context, y, control, transformer_options)
+        options = args[at] if len(args) > at else kwargs["transformer_options"]
+        x = args[0]
+        options = {**options, KEY: Forward(run, x.shape[0], options)}
+        if len(args) > at:
+            args[at] = options
+        else:
+            kwargs["transformer_options"] = options
+        try:
+            return executor(*args, **kwargs)
+        except _PriorsComplete:
+            return x.new_zeros((x.shape[0], executor.class_obj.out_channels, *x.shape[2:]))
+
+    return wrapper
+
+
+def install(model: ModelPatcher, run: BlendRun) -> ModelPatcher:
+    """Return a clone of `model` whose UNet runs `run`; patches already on the model are chained to and still act."""
+    model = model.clone()
+    replaced = model.model_options["transformer_options"].get("patches_replace", {})
+    foreign = {site: dict(replaced.get(site, {})) for site in ("attn1", "attn2")}
+    blocks = frozenset(run.blocks)
+    for site in ("attn1", "attn2"):
+        replace = getattr(model, f"set_model_{site}_replace")
+        getattr(model, f"set_model_{site}_patch")(_input_patch(site))
+        getattr(model, f"set_model_{site}_output_patch")(_output_patch(site, blocks))
+        for block in run.blocks:
+            earlier = foreign[site].get(block, foreign[site].get(block[:2]))
+            replace(_attention_patch(block, site, earlier), *block)
+    model.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, KEY, _forward_wrapper(run)
+    )
+    return model

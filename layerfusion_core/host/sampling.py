@@ -1,0 +1,103 @@
+"""One LayerFusion run as the KSampler does it: noise, schedule, guider, and a LATENT per stream."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ..options import LayerFusionOptions, NoiseMode
+from ..prior_maps import PriorRecord
+from ..streams import StreamLayout
+from .guider import LayerFusionGuider
+from .preview import strip_callback
+from .step_noise import share_step_noise
+
+PIXELS = 8  # per latent cell
+
+
+def check_latent(model: ModelPatcher, latent: dict) -> torch.Tensor:
+    """Return the samples of a LATENT as (N, channels, h, w) of the model's channel count, or raise ValueError."""
+    samples = latent.get("samples") if isinstance(latent, dict) else None
+    if not isinstance(samples, torch.Tensor) or samples.ndim != 4:
+        shape = tuple(samples.shape) if isinstance(samples, torch.Tensor) else type(samples).__name__
+        raise ValueError(f"latent_image: expected a picture latent (batch, 4, height / 8, width / 8), got {shape}")
+    channels = model.get_model_object("latent_format").latent_channels
+    if samples.shape[1] != channels and torch.count_nonzero(samples) > 0:
+        raise ValueError(
+            f"latent_image: expected {channels} latent channels (SDXL), got {samples.shape[1]}; encode the picture with the "
+            "VAE of the SDXL checkpoint"
+        )
+    samples = comfy.sample.fix_empty_latent_channels(model, samples)
+    if min(samples.shape[-2:]) < 4:
+        height, width = (side * PIXELS for side in samples.shape[-2:])
+        raise ValueError(f"latent_image: expected at least 32 x 32 pixels, got {width} x {height}")
+    return samples
+
+
+def start_noise(latent: dict, samples: torch.Tensor, seed: int, mode: NoiseMode, layout: StreamLayout) -> torch.Tensor:
+    """Noise (N * S, 4, h, w). The foreground's is the stock KSampler's for this seed; shared: so are the others'.
+
+    independent: stream i draws with seed + i.
+    """
+    indices = latent.get("batch_index")
+    if mode is NoiseMode.SHARED:
+        return comfy.sample.prepare_noise(samples, seed, indices).repeat_interleave(layout.count, dim=0)
+    draws = [comfy.sample.prepare_noise(samples, (seed + i) % 2**64, indices) for i in range(layout.count)]
+    return layout.stack(draws)
+
+
+def stream_mask(latent: dict, layout: StreamLayout) -> torch.Tensor | None:
+    """The LATENT's noise mask with its rows repeated for the streams, or None."""
+    mask = latent.get("noise_mask")
+    if mask is None:
+        return None
+    mask = mask.reshape((-1, 1, mask.shape[-2], mask.shape[-1]))
+    return mask if mask.shape[0] == 1 else mask.repeat_interleave(layout.count, dim=0)
+
+
+def sample_layers(
+    base: ModelPatcher,
+    foreground: ModelPatcher,
+    streams: list[list],
+    negative: list,
+    latent: dict,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    denoise: float,
+    options: LayerFusionOptions,
+) -> tuple[list[dict], PriorRecord]:
+    """Denoise all streams together; returns a LATENT per stream in layout order (foreground, blended, background) and the priors.
+
+    streams: the streams' conditionings in layout order; the other arguments as in the stock KSampler. ValueError for bad
+    input before anything is computed.
+    """
+    layout = StreamLayout(len(streams) - 2)
+    samples = check_latent(base, latent)
+    size = (samples.shape[-2] * PIXELS, samples.shape[-1] * PIXELS)
+    guider = LayerFusionGuider(base, foreground, streams, negative, cfg, options, layout, size)
+    schedule = comfy.samplers.KSampler(
+        guider.model_patcher, steps, base.load_device, sampler_name, scheduler, denoise, guider.model_patcher.model_options
+    )
+    sampler = comfy.samplers.sampler_object(sampler_name)
+    if options.noise is NoiseMode.SHARED:
+        sampler = share_step_noise(sampler, layout)
+    noise = start_noise(latent, samples, seed, options.noise, layout)
+    rows = guider.sample(
+        noise,
+        samples.repeat_interleave(layout.count, dim=0),
+        sampler,
+        schedule.sigmas,
+        denoise_mask=stream_mask(latent, layout),
+        callback=strip_callback(base, len(schedule.sigmas) - 1, layout),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    ).to(comfy.model_management.intermediate_device())
+    out = {k: v for k, v in latent.items() if not k.startswith("downscale_ratio")}
+    return [{**out, "samples": stream.contiguous()} for stream in layout.split(rows)], guider.run.record.finish()

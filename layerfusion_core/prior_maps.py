@@ -1,0 +1,124 @@
+"""Collecting the priors of one model evaluation, turning them into masks, and keeping them for previews."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from .masks import hard_mask, resize_map, soft_mask, structure_prior
+
+Block = tuple[str, int, int]  # ("input" | "middle" | "output", block number, transformer index), as the host names them
+Grid = tuple[int, int]  # token rows, token columns
+
+
+@dataclass(frozen=True)
+class PriorMaps:
+    """The priors of one evaluation for R foreground rows (samples x foregrounds).
+
+    structure: s' (R, M) on `structure_grid`, the last self-attention's; content: c^l (R, M_l) per block on `grids`.
+    """
+
+    structure: torch.Tensor
+    structure_grid: Grid
+    content: dict[Block, torch.Tensor]
+    grids: dict[Block, Grid]
+
+    def soft(self, block: Block) -> torch.Tensor:
+        """mask_soft of a block, (R, M_l) fp32."""
+        grid = self.grids[block]
+        structure = resize_map(self.structure.float(), self.structure_grid, grid)
+        return soft_mask(structure, self.content[block].float())
+
+    def stored(self) -> PriorMaps:
+        """A half-precision copy in main memory, for the record."""
+        return PriorMaps(
+            self.structure.to("cpu", torch.float16),
+            self.structure_grid,
+            {block: c.to("cpu", torch.float16) for block, c in self.content.items()},
+            self.grids,
+        )
+
+
+@dataclass
+class PriorCollector:
+    """Gathers s and c^l while an evaluation runs; several conditionings of one stream are averaged."""
+
+    last: Block
+    _scores: list[torch.Tensor] = field(default_factory=list)
+    _grid: Grid = (0, 0)
+    _content: dict[Block, list[torch.Tensor]] = field(default_factory=dict)
+    _grids: dict[Block, Grid] = field(default_factory=dict)
+
+    def add_structure(self, scores: torch.Tensor, grid: Grid) -> None:
+        """Add s (R, M) of the last self-attention."""
+        self._scores.append(scores)
+        self._grid = grid
+
+    def add_content(self, block: Block, confidence: torch.Tensor, grid: Grid) -> None:
+        """Add c^l (R, M_l) of one block."""
+        self._content.setdefault(block, []).append(confidence)
+        self._grids[block] = grid
+
+    def finish(self) -> PriorMaps | None:
+        """The maps of this evaluation, or None when it showed no positive foreground row."""
+        if not self._scores or self.last not in self._content:
+            return None
+        structure = structure_prior(torch.stack(self._scores).mean(dim=0))
+        content = {block: torch.stack(maps).mean(dim=0) for block, maps in self._content.items()}
+        return PriorMaps(structure, self._grid, content, dict(self._grids))
+
+
+@dataclass
+class PriorRecord:
+    """What a run's evaluations used: one `PriorMaps` per blended evaluation, with its sigma. The LAYERFUSION_PRIORS socket.
+
+    hardness: d of the hard masks; foregrounds: K; image_size: (height, width) of the pictures in pixels.
+    """
+
+    hardness: float
+    foregrounds: int
+    image_size: tuple[int, int]
+    last: Block
+    sigmas: list[float] = field(default_factory=list)
+    maps: list[PriorMaps] = field(default_factory=list)
+
+    def add(self, sigma: float, maps: PriorMaps) -> None:
+        """Keep the maps one evaluation blended with."""
+        self.sigmas.append(sigma)
+        self.maps.append(maps)
+
+    def finish(self) -> PriorRecord:
+        """Move what was recorded to main memory (once, after sampling) and return self."""
+        self.maps = [maps.stored() for maps in self.maps]
+        return self
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Blocks with a content map, in execution order."""
+        return list(self.maps[0].content) if self.maps else []
+
+    def images(self, step: int, block: Block | None = None) -> dict[str, torch.Tensor]:
+        """The four maps of the paper's Fig. 2 at one recorded evaluation, each (R, h, w) fp32 in [0, 1].
+
+        step: index, negative counts from the end; block: None = the last self-attention's block. content is min-maxed
+        for display. ValueError when nothing was recorded or the choice does not exist.
+        """
+        if not self.maps:
+            raise ValueError("no priors were recorded: blending was off (strength 0, or an empty start/end range)")
+        if not -len(self.maps) <= step < len(self.maps):
+            raise ValueError(f"step {step} does not exist: {len(self.maps)} evaluations were recorded")
+        maps, block = self.maps[step], block or self.last
+        if block not in maps.content:
+            known = ", ".join("{}.{}.{}".format(*b) for b in maps.content)
+            raise ValueError(f"block {'{}.{}.{}'.format(*block)} does not exist; this model has: {known}")
+        grid, soft = maps.grids[block], maps.soft(block)
+        content = maps.content[block].float()
+        low, high = content.amin(-1, keepdim=True), content.amax(-1, keepdim=True)
+        found = {
+            "structure": resize_map(maps.structure.float(), maps.structure_grid, grid),
+            "content": (content - low) / (high - low).clamp_min(1e-12),
+            "soft": soft,
+            "hard": hard_mask(soft, self.hardness),
+        }
+        return {name: x.unflatten(-1, grid) for name, x in found.items()}

@@ -1,0 +1,51 @@
+"""Prompts of the three layers."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..layerfusion_core.host.conditioning import encode_prompt
+
+
+class LayerFusionTextEncode(io.ComfyNode):
+    """Encodes the layers' prompts and remembers where the foreground's ends."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LayerFusionTextEncode",
+            display_name="LayerFusion Text Encode",
+            category="LayerFusion",
+            description="Encode one prompt per layer for the LayerFusion KSampler.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="The CLIP of the SDXL checkpoint."),
+                io.String.Input(
+                    "foreground", multiline=True, dynamic_prompts=True,
+                    tooltip="The object alone, e.g. 'a glass bottle'. Do not name a scene here: it would end up in the cut-out.",
+                ),
+                io.String.Input(
+                    "background", multiline=True, dynamic_prompts=True, tooltip="The scene without the object, e.g. 'a wooden table by a window'."
+                ),
+                io.String.Input(
+                    "blended", multiline=True, dynamic_prompts=True, default="",
+                    tooltip="The whole picture. Leave empty for '{foreground}, {background}'.",
+                ),
+                io.String.Input(
+                    "negative", multiline=True, dynamic_prompts=True, default="", tooltip="What no layer should show."
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="foreground", tooltip="For the transparent foreground."),
+                io.Conditioning.Output(display_name="background", tooltip="For the clean background."),
+                io.Conditioning.Output(display_name="blended", tooltip="For the blended picture."),
+                io.Conditioning.Output(display_name="negative", tooltip="For all three."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, clip, foreground: str, background: str, blended: str, negative: str) -> io.NodeOutput:
+        blended = blended.strip() or f"{foreground}, {background}"
+        return io.NodeOutput(*(encode_prompt(clip, text) for text in (foreground, background, blended, negative)))
+
+
+NODES = [LayerFusionTextEncode]

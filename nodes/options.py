@@ -1,0 +1,74 @@
+"""Settings of the blending."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..layerfusion_core.options import BackgroundMode, LayerFusionOptions, NoiseMode, PriorMode
+
+Options = io.Custom("LAYERFUSION_OPTIONS")
+
+
+class LayerFusionOptionsNode(io.ComfyNode):
+    """Collects the choices of a run into one socket."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        default = LayerFusionOptions()
+        return io.Schema(
+            node_id="LayerFusionOptions",
+            display_name="LayerFusion Options",
+            category="LayerFusion",
+            description="How the layers exchange information while they are denoised. Without this node the defaults hold.",
+            inputs=[
+                io.Combo.Input(
+                    "background_mode", options=[m.value for m in BackgroundMode], default=default.background_mode.value,
+                    tooltip="adapt: the scene follows the blended picture around the object (shadows, light). "
+                    "adapt_self: the same, through self-attention only; cleanest behind the object. "
+                    "literal: the paper's sentence as printed; pours the object into the background. "
+                    "from_background: the blended picture copies the background instead. "
+                    "off: the background ignores the others.",
+                ),
+                io.Combo.Input(
+                    "prior_mode", options=[m.value for m in PriorMode], default=default.prior_mode.value,
+                    tooltip="exact: masks from an extra pass of the foreground model at every step. "
+                    "previous_step: masks from the step before, faster.",
+                ),
+                io.Float.Input(
+                    "hardness", default=default.hardness, min=0.1, max=100.0, step=0.5,
+                    tooltip="Sharpness d of the hard mask, sigmoid(d (soft - 0.5)). The paper uses 10.",
+                ),
+                io.Float.Input(
+                    "strength", default=default.strength, min=0.0, max=1.0, step=0.01,
+                    tooltip="How much of the blending is applied. 0 gives three independent pictures.",
+                ),
+                io.Float.Input(
+                    "start_percent", default=default.start_percent, min=0.0, max=1.0, step=0.01,
+                    tooltip="Where in the schedule the blending starts (0 = first step).",
+                ),
+                io.Float.Input(
+                    "end_percent", default=default.end_percent, min=0.0, max=1.0, step=0.01,
+                    tooltip="Where in the schedule the blending ends (1 = last step).",
+                ),
+                io.Combo.Input(
+                    "noise", options=[m.value for m in NoiseMode], default=default.noise.value,
+                    tooltip="shared: all layers start from the same noise, so that their layouts agree. independent: each from its own.",
+                ),
+                io.Boolean.Input(
+                    "blend_self_attention", default=default.self_attention, tooltip="Blend the outputs of self-attention."
+                ),
+                io.Boolean.Input(
+                    "blend_cross_attention", default=default.cross_attention, tooltip="Blend the outputs of cross-attention."
+                ),
+            ],
+            outputs=[Options.Output(display_name="options", tooltip="For the LayerFusion KSampler.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, blend_self_attention: bool, blend_cross_attention: bool, **choices) -> io.NodeOutput:
+        return io.NodeOutput(
+            LayerFusionOptions(self_attention=blend_self_attention, cross_attention=blend_cross_attention, **choices)
+        )
+
+
+NODES = [LayerFusionOptionsNode]

@@ -1,0 +1,77 @@
+"""The sampler: three layers in one run."""
+
+from __future__ import annotations
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..layerfusion_core.host.sampling import sample_layers
+from ..layerfusion_core.options import LayerFusionOptions
+from .options import Options
+
+Priors = io.Custom("LAYERFUSION_PRIORS")
+
+
+class LayerFusionKSampler(io.ComfyNode):
+    """Denoises foreground, blended and background together, blending them inside the attention."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LayerFusionKSampler",
+            display_name="LayerFusion KSampler",
+            category="LayerFusion",
+            description="Generate a transparent foreground, a clean background and a blended picture in one sampling run.",
+            inputs=[
+                io.Model.Input("base_model", tooltip="Any SDXL model; denoises background and blended picture."),
+                io.Model.Input(
+                    "foreground_model", tooltip="The same model with foreground weights on top (Apply Foreground Weights)."
+                ),
+                io.Conditioning.Input("foreground", tooltip="The object alone, without a scene."),
+                io.Conditioning.Input("background", tooltip="The scene without the object."),
+                io.Conditioning.Input("blended", tooltip="The whole picture."),
+                io.Conditioning.Input("negative", tooltip="What no layer should show."),
+                io.Latent.Input("latent_image", tooltip="Size and batch of the layers; an Empty Latent Image as a rule."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
+                    tooltip="Seed of the noise. The foreground gets the noise that a KSampler gives it for this seed.",
+                ),
+                io.Int.Input("steps", default=25, min=1, max=10000, tooltip="Denoising steps."),
+                io.Float.Input(
+                    "cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01,
+                    tooltip="Guidance scale, for all layers. 1 skips the negative prompt.",
+                ),
+                io.Combo.Input(
+                    "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="dpmpp_2m", tooltip="The sampling algorithm."
+                ),
+                io.Combo.Input(
+                    "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="karras", tooltip="How noise is removed over the steps."
+                ),
+                io.Float.Input(
+                    "denoise", default=1.0, min=0.0, max=1.0, step=0.01,
+                    tooltip="Below 1, start from latent_image with this share of the noise (all layers alike).",
+                ),
+                Options.Input("options", optional=True, tooltip="LayerFusion Options; the defaults without."),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="foreground", tooltip="The object on grey; LayerFusion Decode cuts it out."),
+                io.Latent.Output(display_name="background", tooltip="The scene without the object."),
+                io.Latent.Output(display_name="blended", tooltip="The whole picture."),
+                Priors.Output(display_name="priors", tooltip="Masks of the run, for Preview Priors."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, base_model, foreground_model, foreground, background, blended, negative, latent_image,
+        seed, steps, cfg, sampler_name, scheduler, denoise, options=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        layers, priors = sample_layers(
+            base_model, foreground_model, [foreground, blended, background], negative, latent_image,
+            seed, steps, cfg, sampler_name, scheduler, denoise, options or LayerFusionOptions(),
+        )  # fmt: skip
+        foreground_latent, blended_latent, background_latent = layers
+        return io.NodeOutput(foreground_latent, background_latent, blended_latent, priors)
+
+
+NODES = [LayerFusionKSampler]
