@@ -60,7 +60,8 @@ def _refuse_other_formats(path: str, size: int, head: bytes) -> None:
     name = os.path.basename(path)
     if size == 0:
         raise ValueError(f"{name} is empty (0 bytes): the download did not finish. Delete it and download it again.")
-    if head.startswith(b"PK\x03\x04") or head[:1] == b"\x80":
+    # A safetensors header length may begin with the same bytes, but then '{' follows it.
+    if head.startswith((b"PK\x03\x04", b"\x80")) and head[8:9] != b"{":
         raise ValueError(
             f"{name} ({size:,} bytes) is a pickle (.pt, .ckpt or .bin), which can run code when it is opened. "
             f"Expected a .safetensors file: download that version of it."

@@ -157,6 +157,12 @@ def test_header_equals_the_file(tmp_path):
     assert {k: (v.dtype, v.shape) for k, v in header.items()} == {"a": ("F32", (2, 3)), "b": ("F16", (4,))}
 
 
+def test_header_length_may_look_like_a_pickle(tmp_path):
+    header = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    raw = json.dumps(header).encode().ljust(0x80)
+    assert read_header(write(tmp_path / "x.safetensors", raw, b"\0" * 4))["a"].shape == (1,)
+
+
 def test_truncated_files(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"a": torch.zeros(200, 30)}, str(path))
