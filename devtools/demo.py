@@ -13,15 +13,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import graph, hosts
 from .client import Client, Run
 from .console import Bar, Problem, say
 from .server import ComfyServer
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 STREAMS = ("foreground", "background", "blended")
 PROMPTS = (*STREAMS, "negative")
+MAPS = ("structure prior", "content confidence", "soft mask", "hard mask")
+"""What Preview Priors shows, from left to right."""
+SHEET_HEIGHT = 256  # pixels; smaller pictures are enlarged to it
 
 
 def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
@@ -60,10 +66,9 @@ def _comfyui(checkout: Path, host: Path, workflow: graph.Graph, options: argpars
         seconds = {"server_start": round(server.seconds_to_start, 1), "run": round(result.seconds, 1)}
     for name in STREAMS:
         (out / f"{name}.png").write_bytes(pictures[name])
-    write_sheet(out, [pictures["priors"]])
-    sampler = api[graph.node_id(api, "LayerFusionKSampler")]["inputs"]
-    texts = api[graph.node_id(api, "LayerFusionTextEncode")]["inputs"]
-    settings = {name: value for name, value in {**texts, **sampler}.items() if not isinstance(value, list)}
+    write_sheet(out, split_strip(pictures["priors"]))
+    settings = {name: value for node in ("LayerFusionTextEncode", "LayerFusionKSampler")
+                for name, value in api[graph.node_id(api, node)]["inputs"].items() if not isinstance(value, list)}
     return {"engine": "comfyui", "settings": settings, "seconds": seconds,
             "versions": {"comfyui": hosts.version(host)}}
 
@@ -108,14 +113,28 @@ def collect(client: Client, api: graph.Graph, run: Run) -> dict[str, bytes]:
     return found
 
 
-def write_sheet(out: Path, masks: list[bytes]) -> None:
-    """Write layers.png: the three pictures in ``out`` and the mask pictures, on a checkerboard where transparent."""
+def write_sheet(out: Path, maps: dict[str, Image]) -> None:
+    """Write layers.png: the three pictures in ``out`` (transparency as a checkerboard) and the maps, under labels."""
     from PIL import Image
 
     from layerfusion_core import compositing
 
-    pictures = [Image.open(out / f"{name}.png") for name in STREAMS] + [Image.open(io.BytesIO(mask)) for mask in masks]
-    compositing.contact_sheet(pictures, [*STREAMS, *["masks"] * len(masks)]).save(out / "layers.png")
+    layers = [(name, Image.open(out / f"{name}.png")) for name in STREAMS]
+    height = max(SHEET_HEIGHT, layers[0][1].height)
+    tiles = []
+    for label, picture in [*layers, *maps.items()]:
+        large = picture.resize((picture.width * height // picture.height, height), Image.Resampling.NEAREST)
+        tiles.append((label, compositing.on_checkerboard(large, height // 32) if "A" in large.getbands() else large))
+    compositing.labelled_row(tiles).save(out / "layers.png")
+
+
+def split_strip(png: bytes) -> dict[str, Image]:
+    """The maps of a Preview Priors picture, which shows them side by side, by name."""
+    from PIL import Image
+
+    strip = Image.open(io.BytesIO(png))
+    width = strip.width // len(MAPS)
+    return {name: strip.crop((i * width, 0, (i + 1) * width, strip.height)) for i, name in enumerate(MAPS)}
 
 
 def _reference(checkout: Path, workflow: graph.Graph, options: argparse.Namespace, out: Path) -> dict[str, Any]:
@@ -127,18 +146,32 @@ def _reference(checkout: Path, workflow: graph.Graph, options: argparse.Namespac
         command += [f"--{name}", str(value)]
     started = time.monotonic()
     variables = {"OMP_NUM_THREADS": "1", **os.environ, "HF_HUB_OFFLINE": "1"}
-    if subprocess.run(command, cwd=checkout, env=variables).returncode:
+    bar = Bar("sampling")
+    with subprocess.Popen(command, cwd=checkout, env=variables, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            step = re.fullmatch(r"step (\d+)/(\d+)\s*", line)
+            if step:
+                bar.show(int(step[1]), int(step[2]))
+            else:
+                say(line.rstrip())
+    bar.close()
+    if process.returncode:
         raise Problem("The reference engine failed; its messages are above.")
+    from PIL import Image
+
+    masks = {f"{name} mask": out / "masks" / f"{name}.png" for name in ("soft", "hard")}
+    write_sheet(out, {label: Image.open(file) for label, file in masks.items() if file.is_file()})
     return {"engine": "reference", "settings": settings, "seconds": {"run": round(time.monotonic() - started, 1)},
             "versions": {"diffusers": importlib.metadata.version("diffusers")}}
 
 
 def reference_settings(workflow: graph.Graph, options: argparse.Namespace) -> dict[str, Any]:
-    """Prompts, seed and steps: those of the command line, else those of the demo graph."""
+    """Options of the reference's command line: what the user gave, for the rest the values of the demo graph."""
     values = {node["type"]: node["widgets_values"] for node in workflow["nodes"] if node.get("widgets_values")}
     settings: dict[str, Any] = dict(zip(PROMPTS, values["LayerFusionTextEncode"], strict=True))
-    seed, _after_generate, steps, *_ = values["LayerFusionKSampler"]
-    settings.update(seed=seed, steps=steps)
+    seed, _after_generate, steps, cfg, sampler, scheduler, _denoise = values["LayerFusionKSampler"]
+    settings.update(seed=seed, steps=steps, cfg=cfg, sampler=sampler, scheduler=scheduler)
     given = {name: getattr(options, name, None) for name in settings}
     return {**settings, **{name: value for name, value in given.items() if value is not None}}
 

@@ -28,7 +28,7 @@ def python_in(venv: Path) -> Path:
 def find_or_make(checkout: Path) -> Path:
     """Interpreter to use: that of LAYERFUSION_VENV, the running one if it is in a venv with torch, else ``.venv``'s.
 
-    Makes ``.venv`` in the checkout if needed. Raises Problem when LAYERFUSION_VENV is no environment or none can be made.
+    Makes ``.venv`` in the checkout if needed. Raises Problem when LAYERFUSION_VENV is wrong or none can be made.
     """
     chosen = os.environ.get("LAYERFUSION_VENV")
     if chosen:
@@ -98,7 +98,8 @@ def install(python: Path, checkout: Path, host: Path | None) -> None:
         wanted += ["-r", str(checkout / "requirements.txt")]
     say(f"Installing {'what ComfyUI requires, ' if host else ''}the test tools and the reference engine's packages")
     _pip_or_stop(python, wanted, stamp.with_suffix(".log"))
-    remembered = {done: time.strftime("%Y-%m-%d %H:%M:%S")}
+    # What a host needs includes what is needed without one; another host's requirements may contradict this one's.
+    remembered = dict.fromkeys((done, fingerprint(python, checkout, None)), time.strftime("%Y-%m-%d %H:%M:%S"))
     stamp.write_text(json.dumps(remembered, indent=1), encoding="utf-8")
     say(f"Environment ready after {time.monotonic() - started:.0f} s")
 

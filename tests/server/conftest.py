@@ -1,0 +1,50 @@
+"""One real ComfyUI server for the whole tier, started as a user's would be and asked over HTTP only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from layerfusion_pack.devtools import graph, hosts
+from layerfusion_pack.devtools.client import Client
+from layerfusion_pack.devtools.server import ComfyServer
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def server():
+    """The running server."""
+    host = hosts.find(CHECKOUT)
+    if host is None:
+        pytest.skip("NO COMFYUI FOUND: put one at ~/comfy/ComfyUI or set COMFYUI_PATH to run the server tests")
+    with ComfyServer(host, CHECKOUT) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def object_info(server):
+    """What the server says of all its nodes."""
+    return server.json("/object_info")
+
+
+@pytest.fixture(scope="session")
+def demo_workflow():
+    """workflows/demo.json as the editor saves it."""
+    return json.loads((CHECKOUT / "workflows" / "demo.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def demo_graph(demo_workflow, object_info):
+    """workflows/demo.json in the server's format, 6 steps instead of 20."""
+    return graph.with_inputs(graph.to_api(demo_workflow, object_info), "LayerFusionKSampler", steps=6)
+
+
+@pytest.fixture
+def client(server):
+    """A websocket connection of its own, with nothing cached on the server from the test before."""
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    with Client(server) as connected:
+        yield connected

@@ -1,0 +1,74 @@
+"""Help pages, translations and example graphs, as the page asks for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from layerfusion_pack.devtools import graph
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted(path.stem for path in (CHECKOUT / "workflows").glob("*.json") if path.stem != "index")
+
+
+@pytest.fixture(scope="module")
+def nodes(object_info):
+    return sorted(name for name in object_info if name.startswith("LayerFusion"))
+
+
+def test_every_node_has_a_help_page(server, nodes):
+    for node in nodes:
+        page = server.get(f"/extensions/layerfusion/docs/{node}.md").decode()
+        assert page.startswith("# ") and len(page) > 300, node
+
+
+def test_help_pages_name_every_input(server, nodes, object_info):
+    for node in nodes:
+        page = server.get(f"/extensions/layerfusion/docs/{node}.md").decode()
+        missing = [name for name, _, _ in graph.inputs_of(object_info[node]) if name not in page]
+        assert missing == [], node
+
+
+def test_translations_cover_every_node_and_input(server, nodes, object_info):
+    english = server.json("/i18n")["en"]["nodeDefs"]
+    for node in nodes:
+        assert english[node]["display_name"] == object_info[node]["display_name"]
+        inputs = [name for name, _, _ in graph.inputs_of(object_info[node])]
+        assert list(english[node].get("inputs", {})) == inputs, node
+
+
+def test_example_graphs_are_offered_with_a_picture(server):
+    assert sorted(server.json("/workflow_templates")["layerfusion"]) == sorted(WORKFLOWS)
+    for name in WORKFLOWS:
+        assert json.loads(server.get(f"/api/workflow_templates/layerfusion/{name}.json"))["nodes"]
+        assert server.get(f"/api/workflow_templates/layerfusion/{name}.jpg")[:2] == b"\xff\xd8"
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_example_graphs_fit_the_nodes_of_this_server(name, object_info):
+    """Every node known, every widget value in place, every link between sockets of one type."""
+    workflow = json.loads((CHECKOUT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    api = graph.to_api(workflow, object_info)
+    for key, node in api.items():
+        specs = {spec[0]: spec for spec in graph.inputs_of(object_info[node["class_type"]])}
+        required = object_info[node["class_type"]]["input"].get("required") or {}
+        assert set(required) <= set(node["inputs"]) <= set(specs), (key, node["class_type"])
+        for value_name, value in node["inputs"].items():
+            if isinstance(value, list):
+                origin = object_info[api[value[0]]["class_type"]]
+                kind = specs[value_name][1]
+                assert kind == "*" or origin["output"][value[1]] in kind.split(","), (key, value_name)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_example_graphs_are_consistent_for_the_editor(name):
+    """Sockets and links name each other, ids are unique, and the counters are past the largest id."""
+    workflow = json.loads((CHECKOUT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    assert len(nodes) == len(workflow["nodes"]) and workflow["last_node_id"] == max(nodes)
+    assert workflow["last_link_id"] == max(link[0] for link in workflow["links"]) and workflow["version"] == 0.4
+    for link, origin, slot, target, place, kind in workflow["links"]:
+        assert link in nodes[origin]["outputs"][slot]["links"] and nodes[origin]["outputs"][slot]["type"] == kind
+        assert nodes[target]["inputs"][place]["link"] == link

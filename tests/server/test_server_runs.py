@@ -1,0 +1,129 @@
+"""The demo graph queued over HTTP and followed over the websocket, as the page does it."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy
+import pytest
+from PIL import Image
+
+from layerfusion_pack.devtools import demo, graph
+from layerfusion_pack.devtools.console import Problem
+
+STREAMS = demo.STREAMS
+
+
+def pixels(png: bytes) -> numpy.ndarray:
+    return numpy.asarray(Image.open(io.BytesIO(png)))
+
+
+def run_demo(client, api, workflow=None):
+    """Queue, follow to the end, and collect (the run, its PNG files)."""
+    run = client.follow(client.queue(api, workflow))
+    assert run.status == "success", run.error
+    return run, demo.collect(client, api, run)
+
+
+@pytest.fixture(scope="module")
+def first_run(server, demo_graph, demo_workflow):
+    """One complete run that several tests look at."""
+    from layerfusion_pack.devtools.client import Client
+
+    with Client(server) as client:
+        return run_demo(client, demo_graph, demo_workflow)
+
+
+def test_the_demo_graph_gives_three_layers(first_run):
+    _, files = first_run
+    pictures = {name: pixels(files[name]) for name in STREAMS}
+    assert pictures["foreground"].shape == (128, 128, 4)
+    assert pictures["background"].shape == pictures["blended"].shape == (128, 128, 3)
+    assert all(picture[..., :3].std() > 1 for picture in pictures.values())
+    alpha = pictures["foreground"][..., 3]
+    assert alpha.min() < 250 and alpha.max() > alpha.min()
+    assert pixels(files["priors"]).std() > 0
+
+
+def test_progress_and_previews_arrive_while_it_samples(first_run, demo_graph):
+    run, _ = first_run
+    sampler = graph.node_id(demo_graph, "LayerFusionKSampler")
+    steps = [(value, total) for node, value, total in run.progress if node == sampler]
+    assert steps[-1] == (6, 6)
+    assert [value for value, _ in steps] == sorted(value for value, _ in steps) and len(steps) >= 6
+    strips = [Image.open(io.BytesIO(picture)) for picture in run.previews]
+    wide = [strip for strip in strips if strip.width == 3 * strip.height]
+    assert len(wide) >= 6, f"expected a strip of three pictures per step, got sizes {[strip.size for strip in strips]}"
+
+
+def test_saved_files_carry_the_graph(first_run, demo_graph, demo_workflow):
+    _, files = first_run
+    for name in STREAMS:
+        stored = Image.open(io.BytesIO(files[name])).info
+        assert json.loads(stored["prompt"]) == demo_graph
+        assert json.loads(stored["workflow"])["nodes"] == demo_workflow["nodes"]
+
+
+def test_interrupted_runs_leave_nothing_behind(client, server, demo_graph, first_run):
+    """Interrupt a long run in the middle of sampling, queue the first again: the same pictures, bit for bit."""
+    sampler = graph.node_id(demo_graph, "LayerFusionKSampler")
+    longer = graph.with_inputs(demo_graph, "LayerFusionKSampler", seed=7, steps=60)
+    sent = []
+
+    def interrupt(run):
+        node, value, _ = run.progress[-1]
+        if node == sampler and value >= 2 and not sent:
+            sent.append(value)
+            server.post("/interrupt", {})
+
+    run = client.follow(client.queue(longer), interrupt)
+    assert run.status == "interrupted" and run.progress[-1][1] < 60
+    _, again = run_demo(client, demo_graph)
+    for name in (*STREAMS, "priors"):
+        assert numpy.array_equal(pixels(again[name]), pixels(first_run[1][name])), name
+
+
+def test_another_seed_gives_other_pictures(client, demo_graph, first_run):
+    _, files = run_demo(client, graph.with_inputs(demo_graph, "LayerFusionKSampler", seed=43))
+    assert not numpy.array_equal(pixels(files["foreground"]), pixels(first_run[1]["foreground"]))
+
+
+def test_options_reach_the_sampler(client, demo_graph, first_run):
+    """Strength 0 through an Options node: three independent streams, so the blended picture changes."""
+    api = graph.with_inputs(demo_graph, "LayerFusionKSampler")
+    api["options"] = {"class_type": "LayerFusionOptions", "inputs": {
+        "background_mode": "adapt", "prior_mode": "exact", "hardness": 10.0, "strength": 0.0, "start_percent": 0.0,
+        "end_percent": 1.0, "noise": "shared", "blend_self_attention": True, "blend_cross_attention": True}}
+    api[graph.node_id(api, "LayerFusionKSampler")]["inputs"]["options"] = ["options", 0]
+    run = client.follow(client.queue(api))
+    assert run.status == "success", run.error
+    saved = run.images(graph.node_id(api, "LayerFusionSaveLayers"))
+    blended = next(image for image in saved if "blended" in image["filename"])
+    assert not numpy.array_equal(pixels(client.fetch(blended)), pixels(first_run[1]["blended"]))
+
+
+def test_a_size_that_does_not_fit_is_explained(client, demo_graph):
+    """The refusal names what came and what is expected, whether it comes before the run or from the node."""
+    wrong = graph.with_inputs(demo_graph, "LayerFusionKSampler", steps=0)
+    with pytest.raises(Problem, match="LayerFusionKSampler.*steps"):
+        client.queue(wrong)
+
+
+@pytest.mark.parametrize("node, inputs, expected", [
+    ("LayerFusionLoadTransparentVAE", {"decoder": "vae_transparent_decoder.safetensors", "encoder": "none"},
+     ["vae_transparent_decoder.safetensors", "layer_model", "huggingface.co"]),
+    ("LayerFusionLoadModels", {"checkpoint": "sd_xl_base_1.0.safetensors", "foreground_checkpoint": "same as base",
+                               "foreground_weights": "layer_xl_transparent_attn.safetensors"},
+     ["sd_xl_base_1.0.safetensors", "checkpoints"]),
+])
+def test_a_missing_file_is_named_with_its_place(client, node, inputs, expected):
+    show = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
+    api = {"1": {"class_type": node, "inputs": inputs}, "2": show}
+    try:
+        run = client.follow(client.queue(api))
+        text = run.error
+        assert run.status == "error"
+    except Problem as refused:
+        text = str(refused)
+    assert [word for word in expected if word not in text] == [], text
