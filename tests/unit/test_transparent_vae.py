@@ -1,0 +1,122 @@
+"""The transparent decoder is the published network, at every width."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from layerfusion_pack.layerfusion_core.transparent_encode import EncoderConfig, OffsetEncoder, encoder_config
+from layerfusion_pack.layerfusion_core.transparent_vae import DecoderConfig, TransparentDecoder, decoder_config
+
+SMALL = DecoderConfig(widths=(16, 16, 32, 48, 64), attention=(False, False, False, True, True))
+
+
+def randomize(network: torch.nn.Module, seed: int) -> torch.nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(
+                torch.randn(p.shape, generator=generator) * (0.5 / max(1, p[0].numel()) ** 0.5) + (p.ndim == 1) * 0.5
+            )
+    return network.eval()
+
+
+def published(config: DecoderConfig):
+    pytest.importorskip(
+        "diffusers", reason="DIFFUSERS IS MISSING: the comparison with the published network did NOT run"
+    )
+    sys.path.append(str(Path(__file__).parent))
+    from published_unet1024 import PublishedUNet1024
+
+    return PublishedUNet1024(config.widths, config.attention, config.layers_per_block)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, DecoderConfig(widths=(8, 8, 16, 16, 24, 32, 32), layers_per_block=1)],
+    ids=["5-levels", "7-levels"],
+)
+def test_equals_diffusers_blocks_with_the_same_weights(config):
+    theirs = randomize(published(config), 0)
+    ours = TransparentDecoder(config).eval()
+    ours.load_state_dict(theirs.state_dict())
+    generator = torch.Generator().manual_seed(1)
+    pixels, latent = torch.rand(2, 3, 128, 64, generator=generator), torch.randn(2, 4, 16, 8, generator=generator)
+    with torch.no_grad():
+        want, got = theirs(pixels, latent), ours(pixels, latent)
+    assert want.std() > 0.1
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_full_size_has_the_published_tensors_and_shapes():
+    with torch.device("meta"):
+        ours, theirs = TransparentDecoder(DecoderConfig()).state_dict(), published(DecoderConfig()).state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+def test_full_size_parameter_count_matches_the_published_file():
+    with torch.device("meta"):
+        weights = TransparentDecoder(DecoderConfig()).state_dict()
+        encoder = OffsetEncoder(EncoderConfig()).state_dict()
+    assert (len(weights), sum(w.numel() for w in weights.values())) == (538, 104_104_804)
+    assert sum(w.numel() for w in encoder.values()) == 1_181_764
+    assert decoder_config(weights) == DecoderConfig() and DecoderConfig().multiple == 64
+    assert encoder_config(encoder) == EncoderConfig()
+
+
+def test_shape_is_read_from_the_file():
+    assert decoder_config(TransparentDecoder(SMALL).state_dict()) == SMALL
+    assert SMALL.multiple == 16
+
+
+def test_the_latent_matters_and_gradients_flow():
+    network = randomize(TransparentDecoder(SMALL), 0)
+    pixels, latent = torch.rand(1, 3, 32, 32), torch.randn(1, 4, 4, 4, requires_grad=True)
+    network(pixels, latent).sum().backward()
+    assert latent.grad.abs().min() > 0
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_in_place_inference_equals_the_training_path():
+    network = randomize(TransparentDecoder(SMALL), 0)
+    pixels, latent = torch.rand(1, 3, 48, 32), torch.randn(1, 4, 6, 4)
+    with torch.no_grad():
+        fast = network(pixels, latent)
+    assert torch.equal(fast, network(pixels, latent).detach())
+
+
+def decoder_like(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    weights = TransparentDecoder(SMALL).state_dict() | changes
+    return {key: value for key, value in weights.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ({}, "no tensors"),
+        ({"blocks.0.weight": torch.zeros(32, 4, 3, 3)}, "it is the transparent encoder"),
+        ({"diffusion_model.x.weight::lora::0": torch.zeros(1)}, "foreground weights"),
+        ({"encoder.conv_in.weight": torch.zeros(1)}, "conv_in.weight is missing"),
+        ({"module": torch.nn.Identity()}, "not a flat table"),
+        (decoder_like(**{"latent_conv_in.weight": torch.zeros(32, 16, 1, 1)}), "16 channels"),
+        (decoder_like(**{"conv_out.weight": torch.zeros(3, 16, 3, 3)}), "3 to 3 channels"),
+        (decoder_like(**{"down_blocks.2.resnets.0.conv1.weight": None}), "down_blocks.2 of 5 is missing"),
+    ],
+    ids=["empty", "encoder", "lora", "foreign", "module", "flux", "rgb", "damaged"],
+)
+def test_foreign_files_are_named(weights, words):
+    with pytest.raises(ValueError, match="not a LayerDiffuse transparent decoder") as error:
+        decoder_config(weights)
+    assert words in str(error.value) and "vae_transparent_decoder.safetensors" in str(error.value)
+
+
+def test_the_encoder_input_refuses_a_decoder():
+    with pytest.raises(ValueError, match="decoder input instead"):
+        encoder_config(decoder_like())
+    with pytest.raises(ValueError, match="blocks.0.weight"):
+        encoder_config({"x": torch.zeros(1)})
+    with pytest.raises(ValueError, match="at least 4 levels"):
+        TransparentDecoder(DecoderConfig(widths=(8, 8, 8), attention=(False,) * 3))
