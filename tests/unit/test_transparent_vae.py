@@ -25,9 +25,7 @@ def randomize(network: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 
 def published(config: DecoderConfig):
-    pytest.importorskip(
-        "diffusers", reason="DIFFUSERS IS MISSING: the comparison with the published network did NOT run"
-    )
+    pytest.importorskip("diffusers", reason="DIFFUSERS IS MISSING: comparing with the published network did NOT run")
     sys.path.append(str(Path(__file__).parent))
     from published_unet1024 import PublishedUNet1024
 
