@@ -1,0 +1,127 @@
+"""Save Layers on the host: names, metadata, numbering, the layer document, messages."""
+
+from __future__ import annotations
+
+import json
+import os
+from types import SimpleNamespace
+
+import folder_paths
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+
+@pytest.fixture
+def output(tmp_path, monkeypatch):
+    folder = tmp_path / "output"
+    folder.mkdir()
+    monkeypatch.setattr(folder_paths, "output_directory", str(folder))
+    return folder
+
+
+@pytest.fixture
+def save(output):
+    from layerfusion_pack.nodes.save import LayerFusionSaveLayers as Node
+
+    def run(*pictures, prefix="LayerFusion", **more):
+        clone = Node.PREPARE_CLASS_CLONE({"hidden_inputs": {}, "schema": Node.GET_SCHEMA()})
+        clone.hidden = SimpleNamespace(prompt={"1": {}}, extra_pnginfo={"workflow": {"nodes": []}}, unique_id="1")
+        return clone.execute(*pictures, prefix, **more)
+
+    return run
+
+
+def pictures(batch: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(
+        torch.randint(0, 256, (batch, 16, 24, channels), generator=generator).float() / 255 for channels in (4, 3, 3)
+    )
+
+
+def test_files_metadata_and_what_the_page_shows(output, save):
+    layers = pictures(2)
+    out = save(*layers, prefix="sets/cat")
+    names = [f"cat_0000{n}_{layer}.png" for n in (1, 2) for layer in ("foreground", "background", "blended")]
+    assert sorted(os.listdir(output / "sets")) == sorted(names)
+    assert out.ui["images"] == [{"filename": name, "subfolder": "sets", "type": "output"} for name in names]
+    assert [entry["blended"]["filename"] for entry in out.ui["layerfusion_layers"]] == [names[2], names[5]]
+    with Image.open(output / "sets" / names[3]) as picture:
+        assert picture.mode == "RGBA" and set(picture.text) == {"prompt", "workflow"}
+        assert json.loads(picture.text["prompt"]) == {"1": {}}
+        assert np.array_equal(np.asarray(picture), (layers[0][1] * 255).round().numpy().astype(np.uint8))
+
+
+def test_numbers_go_on_and_nothing_is_overwritten(output, save):
+    save(*pictures())
+    before = {name: (output / name).read_bytes() for name in os.listdir(output)}
+    (output / "LayerFusion_00002_blended.png").write_bytes(b"mine")
+    save(*pictures())
+    assert {name: (output / name).read_bytes() for name in before} == before
+    assert (output / "LayerFusion_00002_blended.png").read_bytes() == b"mine"
+    assert (output / "LayerFusion_00003_foreground.png").exists() and len(os.listdir(output)) == 7
+
+
+def test_metadata_can_be_switched_off(output, save, monkeypatch):
+    from comfy.cli_args import args
+
+    monkeypatch.setattr(args, "disable_metadata", True)
+    save(*pictures())
+    with Image.open(output / "LayerFusion_00001_blended.png") as picture:
+        assert picture.text == {}
+
+
+def test_no_way_out_of_the_output_folder(output, save):
+    with pytest.raises(Exception, match="outside the output folder"):
+        save(*pictures(), prefix="../escaped")
+    assert os.listdir(output.parent) == ["output"]
+
+
+def test_pictures_that_do_not_fit(save):
+    foreground, background, blended = pictures(2)
+    with pytest.raises(ValueError, match="foreground 1 x 24x16, background 2 x 24x16"):
+        save(foreground[:1], background, blended)
+    with pytest.raises(ValueError, match="background 2 x 20x16"):
+        save(foreground, background[:, :, :20], blended)
+
+
+def test_an_opaque_foreground_is_saved_as_such(output, save):
+    _, background, blended = pictures()
+    save(background, background, blended)
+    with Image.open(output / "LayerFusion_00001_foreground.png") as picture:
+        assert picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (255, 255)
+
+
+def test_layer_document(save):
+    layers = pictures(2)
+    document = save(*layers).result[0]
+    assert document["version"] == 1 and document["canvas"] == (24, 16)
+    assert [(item["name"], item["visible"]) for item in document["layers"]] == [
+        ("Background 1", True), ("Foreground 1", True), ("Blended 1", False),
+        ("Background 2", False), ("Foreground 2", False), ("Blended 2", False),
+    ]  # fmt: skip
+    assert torch.equal(document["layers"][4]["image"], layers[0][1:])
+    assert [item["z_index"] for item in document["layers"]] == list(range(6))
+
+
+def test_the_hosts_own_layer_nodes_take_the_document(host, save):
+    if not (host / "comfy_extras" / "nodes_compositor.py").exists():
+        pytest.skip("this ComfyUI has no layer nodes yet (0.31 and later do)")
+    from comfy_extras.nodes_compositor import document_canvas, document_items, expand_item_frames, frame_alpha
+
+    layers = pictures()
+    document = save(*layers).result[0]
+    frames = expand_item_frames(document_items(document))
+    assert document_canvas(document) == (24, 16)
+    assert [frame["name"] for frame in frames] == ["Background", "Foreground", "Blended"]
+    assert torch.equal(frame_alpha(frames[1]["tensor"], frames[1]["mask"]), layers[0][..., 3])
+    assert frame_alpha(frames[0]["tensor"], frames[0]["mask"]) is None
+
+
+def test_every_input_and_output_has_a_tooltip():
+    from layerfusion_pack.nodes.save import NODES
+
+    for node in NODES:
+        schema = node.GET_SCHEMA()
+        assert schema.description and all(item.tooltip for item in (*schema.inputs, *schema.outputs))
