@@ -80,10 +80,9 @@ class BlendRun:
     def begin_evaluation(self, sigma: float) -> bool:
         """Start one model evaluation; returns whether it needs a prior pass first."""
         self.active = self.options.blends and self.sigma_end < sigma <= self.sigma_start
-        later = self.options.blends and sigma > self.sigma_end
         previous = self.options.prior_mode is PriorMode.PREVIOUS_STEP
         self._collected = set()
-        self._collector = PriorCollector(self.last) if later and previous else None
+        self._collector = PriorCollector(self.last) if self.active and previous else None
         return self.active and (self.maps is None or not previous)
 
     def begin_prior_pass(self) -> None:

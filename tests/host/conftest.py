@@ -26,7 +26,7 @@ if HOST is not None:
     args.cpu = not torch.cuda.is_available()
     args.disable_metadata = False
 
-sys.path.append(str(HERE))  # tests share tiny.py
+sys.path += [str(HERE), str(HERE.parent)]  # tests share tiny.py and runs.py, and compare with the package `reference`
 
 
 def pytest_ignore_collect(collection_path: Path):
