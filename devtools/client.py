@@ -71,7 +71,7 @@ class Client:
         """Read messages until the queued graph has ended; fills and returns ``run``."""
         started = time.monotonic()
         while True:
-            message = self.socket.recv()
+            message = self._receive()
             if isinstance(message, bytes):
                 picture = _picture(message)
                 if picture:
@@ -106,6 +106,15 @@ class Client:
         """Bytes of a file named by a run's output."""
         query = urllib.parse.urlencode({key: image[key] for key in ("filename", "subfolder", "type")})
         return self.server.get(f"/view?{query}")
+
+    def _receive(self) -> str | bytes:
+        import websocket
+
+        try:
+            return self.socket.recv()
+        except (websocket.WebSocketException, OSError) as error:
+            raise Problem(f"Lost the server while the graph ran ({error}). Its last words:\n"
+                          + self.server.log_tail()) from None
 
     def _history(self, prompt_id: str) -> dict[str, Any]:
         deadline = time.monotonic() + HISTORY_SECONDS

@@ -58,9 +58,11 @@ def _comfyui(checkout: Path, host: Path, workflow: graph.Graph, options: argpars
     """Run the graph in a real server; returns what run.json says of it."""
     say("Starting ComfyUI")
     with ComfyServer(host, checkout) as server, Client(server) as client:
-        api = graph.to_api(workflow, server.json("/object_info"))
-        api = graph.with_inputs(api, "LayerFusionTextEncode", **{name: getattr(options, name) for name in STREAMS})
-        api = graph.with_inputs(api, "LayerFusionKSampler", seed=options.seed, steps=options.steps)
+        info = server.json("/object_info")
+        texts = {name: getattr(options, name) for name in STREAMS}
+        workflow = graph.with_widgets(workflow, info, "LayerFusionTextEncode", **texts)
+        workflow = graph.with_widgets(workflow, info, "LayerFusionKSampler", seed=options.seed, steps=options.steps)
+        api = graph.to_api(workflow, info)
         result = _follow(client, api, workflow)
         pictures = collect(client, api, result)
         seconds = {"server_start": round(server.seconds_to_start, 1), "run": round(result.seconds, 1)}

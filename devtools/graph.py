@@ -1,4 +1,4 @@
-"""ComfyUI graphs: from the format the editor saves to the one the server runs, and small edits to the latter."""
+"""ComfyUI graphs: from the format the editor saves to the one the server runs, and small edits to the former."""
 
 from __future__ import annotations
 
@@ -80,14 +80,21 @@ def node_id(api: Graph, class_type: str) -> str:
     return found[0]
 
 
-def with_inputs(api: Graph, class_type: str, **values: Any) -> Graph:
-    """A copy of the graph with inputs of its only node of a type replaced; values of None change nothing."""
-    changed = copy.deepcopy(api)
-    inputs = changed[node_id(api, class_type)]["inputs"]
+def with_widgets(graph: Graph, object_info: dict[str, Any], class_type: str, **values: Any) -> Graph:
+    """A copy of an editor graph with widgets of its only node of a type set; values of None change nothing.
+
+    The editor's graph is changed, not the server's, because it is what saved pictures carry. Raises ValueError for
+    names that are no widgets of the node, and when there is not exactly one such node.
+    """
+    changed = copy.deepcopy(graph)
+    found = [node for node in changed["nodes"] if node["type"] == class_type]
+    if len(found) != 1:
+        raise ValueError(f"expected one {class_type} in the graph, found {len(found)}")
+    names = widget_names(object_info[class_type])
     for name, value in values.items():
         if value is None:
             continue
-        if name not in inputs:
-            raise ValueError(f"{class_type} has no input {name}; it has {', '.join(inputs)}")
-        inputs[name] = value
+        if name not in names:
+            raise ValueError(f"{class_type} has no widget {name}; it has {', '.join(filter(None, names))}")
+        found[0]["widgets_values"][names.index(name)] = value
     return changed

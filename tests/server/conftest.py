@@ -31,15 +31,21 @@ def object_info(server):
 
 
 @pytest.fixture(scope="session")
-def demo_workflow():
-    """workflows/demo.json as the editor saves it."""
-    return json.loads((CHECKOUT / "workflows" / "demo.json").read_text(encoding="utf-8"))
+def demo_workflow(object_info):
+    """workflows/demo.json as the editor saves it, 6 steps instead of 20."""
+    workflow = json.loads((CHECKOUT / "workflows" / "demo.json").read_text(encoding="utf-8"))
+    return graph.with_widgets(workflow, object_info, "LayerFusionKSampler", steps=6)
 
 
 @pytest.fixture(scope="session")
 def demo_graph(demo_workflow, object_info):
-    """workflows/demo.json in the server's format, 6 steps instead of 20."""
-    return graph.with_inputs(graph.to_api(demo_workflow, object_info), "LayerFusionKSampler", steps=6)
+    """A function: the demo graph in the server's format with widgets of the sampler set."""
+
+    def build(**sampler):
+        changed = graph.with_widgets(demo_workflow, object_info, "LayerFusionKSampler", **sampler)
+        return graph.to_api(changed, object_info)
+
+    return build
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def first_run(server, demo_graph, demo_workflow):
     from layerfusion_pack.devtools.client import Client
 
     with Client(server) as client:
-        return run_demo(client, demo_graph, demo_workflow)
+        return run_demo(client, demo_graph(), demo_workflow)
 
 
 def test_the_demo_graph_gives_three_layers(first_run):
@@ -48,7 +48,7 @@ def test_the_demo_graph_gives_three_layers(first_run):
 
 def test_progress_and_previews_arrive_while_it_samples(first_run, demo_graph):
     run, _ = first_run
-    sampler = graph.node_id(demo_graph, "LayerFusionKSampler")
+    sampler = graph.node_id(demo_graph(), "LayerFusionKSampler")
     steps = [(value, total) for node, value, total in run.progress if node == sampler]
     assert steps[-1] == (6, 6)
     assert [value for value, _ in steps] == sorted(value for value, _ in steps) and len(steps) >= 6
@@ -61,14 +61,14 @@ def test_saved_files_carry_the_graph(first_run, demo_graph, demo_workflow):
     _, files = first_run
     for name in STREAMS:
         stored = Image.open(io.BytesIO(files[name])).info
-        assert json.loads(stored["prompt"]) == demo_graph
+        assert json.loads(stored["prompt"]) == demo_graph()
         assert json.loads(stored["workflow"])["nodes"] == demo_workflow["nodes"]
 
 
 def test_interrupted_runs_leave_nothing_behind(client, server, demo_graph, first_run):
     """Interrupt a long run in the middle of sampling, queue the first again: the same pictures, bit for bit."""
-    sampler = graph.node_id(demo_graph, "LayerFusionKSampler")
-    longer = graph.with_inputs(demo_graph, "LayerFusionKSampler", seed=7, steps=60)
+    longer = demo_graph(seed=7, steps=60)
+    sampler = graph.node_id(longer, "LayerFusionKSampler")
     sent = []
 
     def interrupt(run):
@@ -79,19 +79,19 @@ def test_interrupted_runs_leave_nothing_behind(client, server, demo_graph, first
 
     run = client.follow(client.queue(longer), interrupt)
     assert run.status == "interrupted" and run.progress[-1][1] < 60
-    _, again = run_demo(client, demo_graph)
+    _, again = run_demo(client, demo_graph())
     for name in (*STREAMS, "priors"):
         assert numpy.array_equal(pixels(again[name]), pixels(first_run[1][name])), name
 
 
 def test_another_seed_gives_other_pictures(client, demo_graph, first_run):
-    _, files = run_demo(client, graph.with_inputs(demo_graph, "LayerFusionKSampler", seed=43))
+    _, files = run_demo(client, demo_graph(seed=43))
     assert not numpy.array_equal(pixels(files["foreground"]), pixels(first_run[1]["foreground"]))
 
 
 def test_options_reach_the_sampler(client, demo_graph, first_run):
     """Strength 0 through an Options node: three independent streams, so the blended picture changes."""
-    api = graph.with_inputs(demo_graph, "LayerFusionKSampler")
+    api = demo_graph()
     api["options"] = {"class_type": "LayerFusionOptions", "inputs": {
         "background_mode": "adapt", "prior_mode": "exact", "hardness": 10.0, "strength": 0.0, "start_percent": 0.0,
         "end_percent": 1.0, "noise": "shared", "blend_self_attention": True, "blend_cross_attention": True}}
@@ -107,7 +107,7 @@ def test_options_reach_the_sampler(client, demo_graph, first_run):
 
 def test_a_value_out_of_range_is_refused_by_name(client, demo_graph):
     with pytest.raises(Problem, match="LayerFusionKSampler.*steps"):
-        client.queue(graph.with_inputs(demo_graph, "LayerFusionKSampler", steps=0))
+        client.queue(demo_graph(steps=0))
 
 
 @pytest.mark.parametrize("node, inputs, expected", [

@@ -66,16 +66,17 @@ def test_graphs_that_do_not_fit_are_refused_with_the_reason(changes, message):
         graph.to_api(editor_graph(**changes), INFO)
 
 
-def test_inputs_are_replaced_in_a_copy_and_none_changes_nothing():
-    api = graph.to_api(editor_graph(), INFO)
-    changed = graph.with_inputs(api, "Sampler", seed=1, name=None)
-    assert (changed["7"]["inputs"]["seed"], changed["7"]["inputs"]["name"]) == (1, "heun")
-    assert api["7"]["inputs"]["seed"] == 42
+def test_widgets_are_set_in_a_copy_and_none_changes_nothing():
+    original = editor_graph()
+    changed = graph.with_widgets(original, INFO, "Sampler", seed=1, name=None, flag=False)
+    assert changed["nodes"][1]["widgets_values"] == [1, "randomize", "heun", "b", False]
+    assert original["nodes"][1]["widgets_values"][0] == 42
 
 
-def test_replacing_an_unknown_input_or_node_is_refused():
-    api = graph.to_api(editor_graph(), INFO)
-    with pytest.raises(ValueError, match="has no input sed"):
-        graph.with_inputs(api, "Sampler", sed=1)
+def test_setting_an_unknown_widget_or_node_is_refused():
+    with pytest.raises(ValueError, match="has no widget sed; it has seed, name, mode, flag"):
+        graph.with_widgets(editor_graph(), INFO, "Sampler", sed=1)
     with pytest.raises(ValueError, match="expected one Saver in the graph, found 0"):
-        graph.node_id(api, "Saver")
+        graph.with_widgets(editor_graph(), INFO, "Saver", seed=1)
+    with pytest.raises(ValueError, match="expected one Saver in the graph, found 0"):
+        graph.node_id(graph.to_api(editor_graph(), INFO), "Saver")
