@@ -1,0 +1,101 @@
+"""Stage `alpha`: trains the transparent decoder on foregrounds that the trained autoencoder has decoded.
+
+Input is the object over mid-grey, encoded, perturbed with a little latent noise (sampled latents are never exact), and
+decoded; the target is the drawn alpha and the straight colour, which runs on smoothly outside the object.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import stage_vae
+import torch
+from common import LATENT_SCALE, Clock, Settings, export, log, rate, scene_seed
+from safetensors.torch import load_file
+from scenes import draw, random_scene
+
+from layerfusion_core.transparent_vae import DecoderConfig, TransparentDecoder, decoder_config
+
+CONFIG = DecoderConfig(widths=(16, 16, 32, 48, 64), attention=(False, False, False, False, True))
+HELD_OUT = 10_000_000
+
+
+def targets(settings: Settings, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures on grey (n, 3, S, S) and targets A, R, G, B (n, 4, S, S), both in [0, 1]."""
+    drawn = [draw(random_scene(scene_seed(settings, start + i)), settings.size) for i in range(count)]
+    grey = np.stack([d.on_grey for d in drawn])
+    target = np.stack([np.concatenate([d.alpha, d.colour], -1) for d in drawn])
+    return tuple(torch.from_numpy(a).permute(0, 3, 1, 2).contiguous() for a in (grey, target))
+
+
+def inputs(vae, grey: torch.Tensor, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decoded picture in [0, 1] and unscaled latent, after latent noise of up to `noise` standard deviations."""
+    with torch.no_grad():
+        latent = vae.encode(grey * 2 - 1)
+        strength = noise * torch.rand(len(grey), 1, 1, 1, device=grey.device) / LATENT_SCALE
+        latent = latent + strength * torch.randn_like(latent)
+        return (vae.decode(latent) + 1) / 2, latent
+
+
+def train(settings: Settings, minutes: float, batch: int = 4, pool: int = 1500) -> None:
+    torch.manual_seed(settings.seed + 2)
+    vae = stage_vae.load(settings)
+    model = TransparentDecoder(CONFIG).to(settings.device)
+    grey, target = targets(settings, 0, pool)
+    parameters = list(model.parameters())
+    average = [p.detach().clone() for p in parameters]
+    optimiser = torch.optim.AdamW(parameters, lr=1.5e-3, weight_decay=1e-4, betas=(0.9, 0.98))
+    clock, step = Clock(minutes), 0
+    while clock.progress() < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = 1.5e-3 * rate(clock.progress(), 0.03)
+        pick = torch.randint(pool, (batch,))
+        picture, latent = inputs(vae, grey[pick].to(settings.device), 0.25)
+        want = target[pick].to(settings.device)
+        error = model(picture, latent) - want
+        # colour counts most where the object is; outside it only has to be smooth
+        weight = torch.cat([torch.full_like(want[:, :1], 2.0), (0.1 + want[:, :1]).expand(-1, 3, -1, -1)], 1)
+        loss = (weight * (error.abs() + 2 * error.square())).mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        step += 1
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(0.99, step / (step + 10)))
+        if step % 25 == 0:
+            log.info(
+                "alpha: step %d, %.1f min, loss %.4f, alpha error %.4f",
+                step,
+                clock.minutes(),
+                loss.item(),
+                error[:, 0].abs().mean().item(),
+            )
+    with torch.no_grad():
+        for p, a in zip(parameters, average, strict=True):
+            p.copy_(a)
+    config = {
+        "widths": CONFIG.widths,
+        "attention": CONFIG.attention,
+        "groups": CONFIG.groups,
+        "head_dim": CONFIG.head_dim,
+    }
+    export(settings, "transparent_decoder", model.state_dict(), config, output="A,R,G,B straight")
+    log.info("alpha: %d steps, held-out alpha error %.4f, colour error in the object %.4f", step, *evaluate(settings))
+
+
+def load(settings: Settings) -> TransparentDecoder:
+    state = {k: v.float() for k, v in load_file(str(settings.models / "transparent_decoder.safetensors")).items()}
+    model = TransparentDecoder(decoder_config(state))
+    model.load_state_dict(state)
+    return model.to(settings.device).eval().requires_grad_(False)
+
+
+def evaluate(settings: Settings, count: int = 60) -> tuple[float, float]:
+    """Mean absolute error of alpha over the canvas, and of straight colour weighted by alpha, on held-out scenes."""
+    vae, model = stage_vae.load(settings), load(settings)
+    grey, want = (v.to(settings.device) for v in targets(settings, HELD_OUT, count))
+    with torch.no_grad():
+        picture, latent = inputs(vae, grey, 0.0)
+        got = torch.cat([model(*part) for part in zip(picture.split(20), latent.split(20), strict=True)]).clamp(0, 1)
+    alpha = (got[:, :1] - want[:, :1]).abs().mean()
+    colour = ((got[:, 1:] - want[:, 1:]).abs() * want[:, :1]).sum() / (3 * want[:, :1].sum())
+    return alpha.item(), colour.item()

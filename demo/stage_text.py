@@ -1,0 +1,106 @@
+"""Stage `text`: trains the text encoders to state every attribute of a caption in its EOS state and pooled vector.
+
+They are frozen afterwards, so the U-Net meets separable text features from its first step and caption embeddings can be
+computed once.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+
+import torch
+import torch.nn.functional as F
+from common import Clock, Settings, export, log, rate
+from safetensors.torch import load_file
+from scenes import BACKGROUND_COLOURS, BACKGROUNDS, OBJECT_COLOURS, SHAPES
+from text_model import TextEncoders
+from torch import nn
+from vocabulary import GREY_CAPTION, USED_IDS, WORDS
+
+CONFIG = {
+    "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256,
+    "max_position_embeddings": 77, "hidden_act": {"clip_l": "quick_gelu", "clip_g": "gelu"}, "projection_dim": 64,
+    "hidden_state": -2, "final_layer_norm_on_hidden_state": False, "pad": {"clip_l": 49407, "clip_g": 0},
+}  # fmt: skip
+SIZES = (len(SHAPES) + 1, len(OBJECT_COLOURS) + 1, 2, len(BACKGROUNDS) + 1, len(BACKGROUND_COLOURS) + 1)
+
+
+def random_caption(rng: random.Random) -> tuple[str, list[int]]:
+    """A caption with random parts and wording, and its labels (0 = absent) in the order of SIZES."""
+    has_front, has_back = rng.random() < 0.75, rng.random() < 0.7
+    labels, parts = [0] * 5, []
+    noise = rng.random() < 0.1  # an unknown word now and then: its shared embedding row must stay neutral
+    if has_front:
+        s, c, g = rng.randrange(len(SHAPES)), rng.randrange(len(OBJECT_COLOURS)), rng.random() < 0.3
+        labels[:3] = [s + 1, c + 1, int(g)]
+        words = [rng.choice(["a", "a", "a", "", "the"]), "glass" if g else "", tuple(OBJECT_COLOURS)[c], SHAPES[s]]
+        if noise:
+            words.insert(rng.randrange(1, len(words)), "unknownword")
+        parts.append(" ".join(w for w in words if w))
+    if has_back:
+        b, c = rng.randrange(len(BACKGROUNDS)), rng.randrange(len(BACKGROUND_COLOURS))
+        labels[3:] = [b + 1, c + 1]
+        words = [
+            rng.choice(["a", "a", "", ""]),
+            tuple(BACKGROUND_COLOURS)[c],
+            BACKGROUNDS[b],
+            rng.choice(["", "", "", "background"]),
+        ]
+        parts.append(" ".join(w for w in words if w))
+    if not parts:
+        parts.append(rng.choice(["", GREY_CAPTION]))
+    return rng.choice([" on ", " on ", ", ", ", ", " over "]).join(parts), labels
+
+
+def train(settings: Settings, minutes: float, batch: int = 96) -> None:
+    torch.manual_seed(settings.seed + 1)
+    rng = random.Random(settings.seed)
+    model = TextEncoders().to(settings.device)
+    # one linear reader each of the clip_l EOS state, the clip_g EOS state and the pooled vector
+    heads = nn.ModuleList(nn.Linear(64, sum(SIZES)) for _ in range(3)).to(settings.device)
+    parameters = [*model.parameters(), *heads.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=1e-3)
+    clock, step = Clock(minutes), 0
+    while clock.progress() < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = 2e-3 * rate(clock.progress())
+        captions, labels = zip(*(random_caption(rng) for _ in range(batch)), strict=True)
+        context, pooled, columns = model(list(captions))
+        eos = context[torch.arange(batch), columns]
+        target = torch.tensor(labels, device=settings.device)
+        loss, right = 0.0, 0.0
+        for features, head in zip((eos[:, :64], eos[:, 64:], pooled), heads, strict=True):
+            logits = head(F.dropout(F.layer_norm(features, (64,)), 0.1)).split(SIZES, dim=-1)
+            loss = loss + sum(F.cross_entropy(part, target[:, i]) for i, part in enumerate(logits))
+            right += sum((part.argmax(-1) == target[:, i]).float().mean() for i, part in enumerate(logits)).item() / 15
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        step += 1
+        if step % 100 == 0:
+            log.info("text: step %d, loss %.3f, attributes right %.3f", step, loss.item(), right)
+    with torch.no_grad():  # unit standard deviation of what the U-Net reads
+        captions = [random_caption(rng)[0] for _ in range(400)]
+        context, pooled, columns = model(captions)
+        used = torch.arange(77)[None] <= columns[:, None]
+        for index, name in enumerate(("clip_l", "clip_g")):
+            half = context[..., 64 * index : 64 * index + 64][used]
+            getattr(model, name)["text_model"].rescale(1 / half.std().item())
+        model.clip_g["text_projection"].weight.div_(pooled.std())
+        context, pooled, _ = model(captions)
+        log.info("text: context deviation %.3f, pooled %.3f", context[used].std().item(), pooled.std().item())
+    save(settings, model)
+
+
+def save(settings: Settings, model: TextEncoders) -> None:
+    tensors = {**model.state_dict(), "clip_l.used_ids": torch.tensor(USED_IDS, dtype=torch.int64)}
+    export(settings, "text_encoders", tensors, CONFIG, words=json.dumps(WORDS))
+
+
+def load(settings: Settings) -> TextEncoders:
+    model = TextEncoders()
+    state = load_file(str(settings.models / "text_encoders.safetensors"))
+    model.load_state_dict({k: v.float() for k, v in state.items() if k != "clip_l.used_ids"})
+    return model.to(settings.device).eval().requires_grad_(False)

@@ -1,0 +1,107 @@
+"""The shipped demonstration weights: size, metadata, key table, and what the autoencoder keeps of a drawn scene."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from layerfusion_pack.layerfusion_core.demo_autoencoder import DemoAutoencoder
+
+DEMO = Path(__file__).resolve().parents[2] / "demo"
+MODELS = DEMO / "models"
+NAMES = ("unet", "text_encoders", "vae", "foreground_lora", "transparent_decoder")
+safetensors = pytest.importorskip("safetensors")
+
+
+@pytest.fixture(scope="module")
+def demo(request):
+    """Imports a module of the demo folder by name."""
+    sys.path.insert(0, str(DEMO))
+    request.addfinalizer(lambda: sys.path.remove(str(DEMO)))
+    return importlib.import_module
+
+
+def read(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    with safetensors.safe_open(str(MODELS / f"{name}.safetensors"), "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
+
+
+def test_all_files_together_are_at_most_24_megabytes():
+    assert sum((MODELS / f"{name}.safetensors").stat().st_size for name in NAMES) <= 24_000_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_are_fp16_and_say_what_they_are(name):
+    tensors, metadata = read(name)
+    assert metadata["format"] == f"layerfusion-demo/{name}/1"
+    assert metadata["license"] == "GPL-3.0-or-later"
+    assert metadata["recipe"] and metadata["seed"].isdigit() and isinstance(json.loads(metadata["config"]), dict)
+    for key, tensor in tensors.items():
+        assert tensor.dtype == (torch.int64 if key == "clip_l.used_ids" else torch.float16), key
+        assert bool(torch.isfinite(tensor.float()).all()), key
+
+
+def test_the_key_table_is_one_to_one_and_covers_the_file(demo):
+    keys = demo("keys")
+    table, inverse = keys.ldm_to_diffusers(), keys.diffusers_to_ldm()
+    assert len(table) == len(inverse) == 620
+    assert all(inverse[b] == a for a, b in table.items())
+    assert {k.removeprefix(keys.PREFIX) for k in read("unet")[0]} == set(table)
+
+
+def test_foreground_weights_change_every_attention_projection(demo):
+    keys, (tensors, _), (base, _) = demo("keys"), read("foreground_lora"), read("unet")
+    modules = keys.attention_projections()
+    assert len(modules) == 136
+    assert set(tensors) == {f"{keys.PREFIX}{m}.weight::lora::{slot}" for m in modules for slot in (0, 1)}
+    for module in modules:
+        name = f"{keys.PREFIX}{module}.weight"
+        up, down = tensors[f"{name}::lora::0"], tensors[f"{name}::lora::1"]
+        assert (up.shape[0], down.shape[1]) == tuple(base[name].shape) and up.shape[1] == down.shape[0]
+
+
+def test_text_encoders_store_the_rows_of_the_vocabulary(demo):
+    vocabulary, (tensors, metadata) = demo("vocabulary"), read("text_encoders")
+    used = tensors["clip_l.used_ids"].tolist()
+    assert used == sorted(used) == vocabulary.USED_IDS and {0, 49406, 49407} <= set(used)
+    for side in ("clip_l", "clip_g"):
+        assert tensors[f"{side}.text_model.embeddings.token_embedding.weight"].shape == (len(used) + 1, 64)
+    assert tensors["clip_g.text_projection.weight"].shape == (64, 64)
+    words = json.loads(metadata["words"])
+    assert words["checkerboard"] == [1113, 2352, 1972] and all(i in used for ids in words.values() for i in ids)
+
+
+def test_tokenizer_of_the_demo_vocabulary(demo):
+    vocabulary = demo("vocabulary")
+    ids = vocabulary.tokenize("a red circle, blue checkerboard", pad=0)
+    assert ids[:10] == [49406, 320, 736, 7117, 267, 1746, 1113, 2352, 1972, 49407] and ids[10:] == [0] * 67
+    assert vocabulary.row_index([1]) == [len(vocabulary.USED_IDS)]
+
+
+def test_autoencoder_round_trip_of_drawn_scenes(demo):
+    scenes, (state, _) = demo("scenes"), read("vae")
+    model = DemoAutoencoder.from_state_dict({k: v.float() for k, v in state.items()})
+    drawn = [scenes.draw(scenes.random_scene(99_000_000 + i)) for i in range(4)]
+    pixels = (
+        torch.stack([torch.from_numpy(p).permute(2, 0, 1) for d in drawn for p in (d.on_grey, d.composite)]) * 2 - 1
+    )
+    with torch.no_grad():
+        latent = model.encode(pixels)
+        error = (model.decode(latent) - pixels).square().mean().item()
+    assert latent.shape == (8, 4, 16, 16)
+    assert 10 * math.log10(4 / error) >= 24
+    assert 0.6 < (latent * 0.13025).std().item() < 1.5
+
+
+def test_autoencoder_names_bad_input(demo):
+    model = DemoAutoencoder()
+    with pytest.raises(ValueError, match="divisible by 8"):
+        model.encode(torch.zeros(1, 3, 60, 64))
+    with pytest.raises(ValueError, match="demo autoencoder"):
+        DemoAutoencoder.from_state_dict({})
