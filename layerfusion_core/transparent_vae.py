@@ -12,7 +12,7 @@ network of the same family loads through the same code.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,10 @@ LATENT_LEVEL = 3
 
 LATENT_SCALE = 2**LATENT_LEVEL
 """Pixels per latent cell."""
+
+
+BAND_ROWS, UNBANDED_PIXELS = 64, 192 * 192
+"""Feature maps larger than this many pixels are convolved in bands of this many rows."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,16 @@ class ResnetBlock(nn.Module):
         self.conv2 = ops.Conv2d(outputs, outputs, 3, padding=1, **factory)
         self.conv_shortcut = ops.Conv2d(inputs, outputs, 1, **factory) if inputs != outputs else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(_silu(self.norm1(x)))
-        h = self.conv2(_silu(self.norm2(h)))
-        return _add(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        """The block's output; `parts` are joined by channel. The list is emptied, so that they can be freed early."""
+        x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        parts.clear()
+        residual = x if self.conv_shortcut is None else _in_bands(self.conv_shortcut, x)
+        h = self.norm1(x)
+        del x
+        h = _in_bands(self.conv1, _silu(h))
+        h = _in_bands(self.conv2, _silu(self.norm2(h)))
+        return _add(h, residual)
 
 
 class AttentionBlock(nn.Module):
@@ -112,9 +122,9 @@ class Level(nn.Module):
                 [AttentionBlock(ops, o, cfg.groups, cfg.head_dim, **factory) for _, o in channels]
             )
 
-    def block(self, index: int, x: Tensor) -> Tensor:
-        """Residual block `index` and the attention that follows it."""
-        x = self.resnets[index](x)
+    def block(self, index: int, parts: list[Tensor]) -> Tensor:
+        """Residual block `index` over the joined `parts` (emptied), and the attention that follows it."""
+        x = self.resnets[index](parts)
         return self.attentions[index](x) if hasattr(self, "attentions") else x
 
 
@@ -128,10 +138,10 @@ class MidBlock(nn.Module):
             self.attentions = nn.ModuleList([AttentionBlock(ops, channels, cfg.groups, cfg.head_dim, **factory)])
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.resnets[0](x)
+        x = self.resnets[0]([x])
         if hasattr(self, "attentions"):
             x = self.attentions[0](x)
-        return self.resnets[1](x)
+        return self.resnets[1]([x])
 
 
 class TransparentDecoder(nn.Module):
@@ -194,7 +204,7 @@ class TransparentDecoder(nn.Module):
             if i == LATENT_LEVEL:
                 x = x + self.latent_conv_in(latent)  # the skip saved just before stays without it
             for j in range(len(level.resnets)):
-                x = level.block(j, x)
+                x = level.block(j, [x])
                 skips.append(x)
             if hasattr(level, "downsamplers"):
                 x = level.downsamplers[0].conv(x)
@@ -204,10 +214,32 @@ class TransparentDecoder(nn.Module):
 
         for level in self.up_blocks:
             for j in range(len(level.resnets)):
-                x = level.block(j, torch.cat([x, skips.pop()], dim=1))
+                parts = [x, skips.pop()]
+                del x
+                x = level.block(j, parts)
             if hasattr(level, "upsamplers"):
-                x = level.upsamplers[0].conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+                conv = level.upsamplers[0].conv
+                x = _in_bands(lambda rows, conv=conv: conv(F.interpolate(rows, scale_factor=2.0, mode="nearest")), x, 2)
         return self.conv_out(_silu(self.conv_norm_out(x)))
+
+
+def _in_bands(layer: Callable[[Tensor], Tensor], x: Tensor, scale: int = 1) -> Tensor:
+    """`layer(x)`, in bands of rows where x is large, so that the working memory of convolutions stays small.
+
+    For layers whose output rows (`scale` per input row) see no further than the next input row, so nothing changes.
+    """
+    rows = x.shape[2]
+    if torch.is_grad_enabled() or rows * x.shape[3] <= UNBANDED_PIXELS:
+        return layer(x)
+    out = None
+    for top in range(0, rows, BAND_ROWS):
+        bottom = min(rows, top + BAND_ROWS)
+        above = min(top, 1)
+        band = layer(x[:, :, top - above : min(rows, bottom + 1)])
+        if out is None:
+            out = band.new_empty((band.shape[0], band.shape[1], rows * scale, band.shape[3]))
+        out[:, :, top * scale : bottom * scale] = band[:, :, above * scale : (above + bottom - top) * scale]
+    return out
 
 
 def _silu(x: Tensor) -> Tensor:
