@@ -52,11 +52,14 @@ class LayerFusionLoadModels(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output("base_model", tooltip="The checkpoint's model, unchanged."),
-                io.Model.Output("foreground_model", tooltip="The model with the foreground weights: draws the object "
-                                "on grey. An ordinary MODEL; with a stock KSampler it gives what LayerDiffuse gives."),
-                io.Clip.Output("clip", tooltip="The checkpoint's text encoders, for LayerFusion Text Encode."),
-                io.Vae.Output("vae", tooltip="The checkpoint's ordinary VAE, for LayerFusion Decode."),
+                io.Model.Output("base_model", display_name="base_model", tooltip="The checkpoint's model, unchanged."),
+                io.Model.Output("foreground_model", display_name="foreground_model",
+                                tooltip="The model with the foreground weights: draws the object on grey. An ordinary "
+                                "MODEL; with a stock KSampler it gives what LayerDiffuse gives."),
+                io.Clip.Output("clip", display_name="clip",
+                               tooltip="The checkpoint's text encoders, for LayerFusion Text Encode."),
+                io.Vae.Output("vae", display_name="vae",
+                              tooltip="The checkpoint's ordinary VAE, for LayerFusion Decode."),
             ],
         )  # fmt: skip
 
@@ -113,8 +116,9 @@ class LayerFusionApplyForeground(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output("foreground_model", tooltip="The model with the foreground weights; the input model "
-                                "stays unchanged and they share memory."),
+                io.Model.Output("foreground_model", display_name="foreground_model",
+                                tooltip="The model with the foreground weights; the input model stays unchanged and "
+                                "they share memory."),
             ],
         )  # fmt: skip
 

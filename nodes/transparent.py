@@ -99,7 +99,11 @@ class LayerFusionDecode(io.ComfyNode):
                     display_name="foreground",
                     tooltip="RGBA with straight (not premultiplied) colour.",
                 ),
-                io.Mask.Output("alpha", tooltip="The foreground's mask, the way ComfyUI has it: 1 = transparent."),
+                io.Mask.Output(
+                    "alpha",
+                    display_name="alpha",
+                    tooltip="The foreground's mask, the way ComfyUI has it: 1 = transparent.",
+                ),
                 io.Image.Output("background_image", display_name="background", tooltip="The background, RGB."),
                 io.Image.Output("blended_image", display_name="blended", tooltip="The layers together, RGB."),
             ],
