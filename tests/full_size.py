@@ -3,10 +3,10 @@
     COMFYUI_PATH=... python tests/full_size.py [attn] [diffusers-attn] [conv] [diffusers-conv] [--merge] [--folder DIR]
 
 Writes a full-shape SDXL UNet (fp16, random numbers, 5.1 GB) and the weight files asked for (0.7 to 3.6 GB each; attn
-when none is named) into a temporary folder (or DIR, where they are kept and reused), then for each file, in a process of
-its own: loads the UNet with the host's loader in fp16 on the CPU, reads the weights, binds them, and with --merge also
-merges them as the stock KSampler would. Prints seconds and memory: `own` is what the process allocated, `mapped` what it
-shows of the files (the system may drop that at any time).
+when none is named) into a temporary folder (or DIR, where they are kept and reused), then for each file, in a process
+of its own: loads the UNet with the host's loader in fp16 on the CPU, reads the weights, binds them, and with --merge
+also merges them as the stock KSampler would. Prints seconds and memory: `own` is what the process allocated, `mapped`
+what it shows of the files (the system may drop that at any time).
 """
 
 from __future__ import annotations

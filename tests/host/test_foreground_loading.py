@@ -221,11 +221,18 @@ def test_file_round_trip(model, file, tmp_path):
     assert torch.equal(sample(apply_foreground(model, weights)), sample(apply_foreground(model, parse(file))))
 
 
-def test_not_finite(file, tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_not_finite(file, tmp_path, dtype, value):
     path = str(tmp_path / "x.safetensors")
-    bad = {key: tensor.clone() for key, tensor in file.items()}
-    bad[f"{NAME}::lora::0"][0, 0] = float("nan")
-    save_file(bad, path)
+    clean = {key: tensor.to(dtype) for key, tensor in file.items() if key.startswith(NAME)}
+    save_file(clean, path)
+    load_foreground_weights(path)
+    bad = clean[f"{NAME}::lora::0"].to(torch.float32, copy=True)
+    bad[-1, -1] = float(value)
+    save_file({**clean, f"{NAME}::lora::0": bad.to(dtype)}, path)
+    if dtype is torch.float8_e4m3fn and "inf" in value:
+        return  # this type has no infinity
     with pytest.raises(ValueError, match=f"{NAME}::lora::0' holds values that are not finite"):
         load_foreground_weights(path)
 
