@@ -17,6 +17,8 @@ from layerfusion_core.transparent_vae import DecoderConfig, TransparentDecoder, 
 
 CONFIG = DecoderConfig(widths=(16, 16, 32, 48, 64), attention=(False, False, False, False, True))
 HELD_OUT = 10_000_000
+PEAK_RATE = 1.5e-3
+NOISE = 0.20  # largest latent noise, in standard deviations of the latent
 
 
 def targets(settings: Settings, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,20 +38,22 @@ def inputs(vae, grey: torch.Tensor, noise: float) -> tuple[torch.Tensor, torch.T
         return (vae.decode(latent) + 1) / 2, latent
 
 
-def train(settings: Settings, minutes: float, batch: int = 4, pool: int = 1500) -> None:
+def train(settings: Settings, minutes: float, batch: int = 4, pool: int = 1500, resume: bool = False) -> None:
+    """Trains for `minutes`; with `resume`, goes on from the exported weights at a lower rate."""
     torch.manual_seed(settings.seed + 2)
     vae = stage_vae.load(settings)
-    model = TransparentDecoder(CONFIG).to(settings.device)
-    grey, target = targets(settings, 0, pool)
+    model = load(settings).train().requires_grad_(True) if resume else TransparentDecoder(CONFIG).to(settings.device)
+    peak, start = (PEAK_RATE / 2, pool) if resume else (PEAK_RATE, 0)  # another pool of scenes the second time
+    grey, target = targets(settings, start, pool)
     parameters = list(model.parameters())
     average = [p.detach().clone() for p in parameters]
-    optimiser = torch.optim.AdamW(parameters, lr=1.5e-3, weight_decay=1e-4, betas=(0.9, 0.98))
+    optimiser = torch.optim.AdamW(parameters, lr=peak, weight_decay=1e-4, betas=(0.9, 0.98))
     clock, step = Clock(minutes), 0
     while clock.progress() < 1:
         for group in optimiser.param_groups:
-            group["lr"] = 1.5e-3 * rate(clock.progress(), 0.03)
+            group["lr"] = peak * rate(clock.progress(), 0.03)
         pick = torch.randint(pool, (batch,))
-        picture, latent = inputs(vae, grey[pick].to(settings.device), 0.25)
+        picture, latent = inputs(vae, grey[pick].to(settings.device), NOISE)
         want = target[pick].to(settings.device)
         error = model(picture, latent) - want
         # colour counts most where the object is; outside it only has to be smooth

@@ -25,15 +25,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads per process (0: leave as is)")
     parser.add_argument("--models", type=Path, default=Settings.models, help="where the weights go")
     parser.add_argument("--work", type=Path, default=Settings.work, help="latents, checkpoints")
+    parser.add_argument("--resume", action="store_true", help="alpha: go on from the exported weights")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     settings = Settings(arguments.size, arguments.seed, arguments.count, arguments.models, arguments.work)
-    run(settings, arguments.stage, arguments.minutes)
+    run(settings, arguments.stage, arguments.minutes, arguments.resume)
 
 
-def run(settings: Settings, stage: str, minutes: float) -> None:
+def run(settings: Settings, stage: str, minutes: float, resume: bool = False) -> None:
     """Runs one stage, or all in order with their shares of `minutes`."""
     import stage_alpha
     import stage_latents
@@ -56,7 +57,7 @@ def run(settings: Settings, stage: str, minutes: float) -> None:
     elif stage == "unet":
         stage_unet.train(settings, minutes)
     elif stage == "alpha":
-        stage_alpha.train(settings, minutes)
+        stage_alpha.train(settings, minutes, resume=resume)
     elif stage == "sheets":
         stage_sheets.draw_all(settings)
     elif stage == "evaluate":
