@@ -19,6 +19,7 @@ import comfy.model_management
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
+from safetensors import SafetensorError
 
 from ..foreground_weights import (
     Delta,
@@ -68,7 +69,10 @@ def load_foreground_weights(path: str) -> ForegroundWeights:
     recognise({key: info.shape for key, info in header.items()}, name)
     if not path.lower().endswith((".safetensors", ".sft")):
         raise ValueError(f"{name} is a safetensors file under another ending: rename it to end in .safetensors.")
-    tensors = comfy.utils.load_torch_file(path, safe_load=True)
+    try:
+        tensors = comfy.utils.load_torch_file(path, safe_load=True)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{name} is damaged ({error}). Delete it and download it again.") from error
     _require_finite(tensors, name)
     return parse(tensors, name)
 

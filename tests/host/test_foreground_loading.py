@@ -243,6 +243,10 @@ def test_bad_files(file, tmp_path):
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="end is missing. Delete it and download it again"):
         load_foreground_weights(str(path))
+    lying = b'{"%s::lora::0": {"dtype": "F32", "shape": [9, 9], "data_offsets": [0, 16]}}' % NAME.encode()
+    path.write_bytes(len(lying).to_bytes(8, "little") + lying + bytes(16))
+    with pytest.raises(ValueError, match="x.safetensors is damaged .*download it again"):
+        load_foreground_weights(str(path))
     save_file({"latent_conv_in.weight": torch.zeros(64, 4, 1, 1)}, str(path))
     with pytest.raises(ValueError, match="transparent decoder"):
         load_foreground_weights(str(path))
