@@ -1,0 +1,99 @@
+"""``dev.py evaluate``: make and measure many trios on a ComfyUI, then a table and a page; can be resumed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from .console import Bar, Problem, say
+
+PAIRS = 200
+QUICK_PAIRS = 8
+POLL_SECONDS = 1.0
+
+
+def add_to(commands) -> None:
+    """Register the command with dev.py's argument parser."""
+    parser = commands.add_parser("evaluate", help="measure the layers over a list of prompts: table and pictures")
+    parser.add_argument("--models", default="demo", metavar="demo|DIR",
+                        help="demo; a folder of demo weights; or a folder with an SDXL checkpoint in checkpoints and "
+                             "LayerDiffuse's files in layer_model (default: %(default)s)")
+    parser.add_argument("--prompts", type=Path, metavar="FILE",
+                        help="lines of foreground | background; default: the list in evaluation/prompts for the models")
+    parser.add_argument("--methods", default="main", metavar="main|all|A,B",
+                        help="settings to compare, see evaluation/methods.py (default: %(default)s)")
+    parser.add_argument("--n", type=int, metavar="N", help=f"number of pairs (default: {PAIRS})")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_PAIRS} pairs, for a first look")
+    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps")
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes side by side; default: 2 on a CPU's demo run")
+    parser.add_argument("--out", type=Path, default=Path("layerfusion-evaluation"), metavar="DIR",
+                        help="where results go; what is there already is not made again (default: %(default)s)")
+
+
+def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
+    """Start the workers, follow their results and write the report."""
+    if host is None:
+        raise Problem("evaluate needs a ComfyUI: put one at ~/comfy/ComfyUI or set COMFYUI_PATH to it.")
+    out = options.out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    count = options.n or (QUICK_PAIRS if options.quick else PAIRS)
+    command = [sys.executable, str(checkout / "evaluation" / "run.py"), "--host", str(host), "--out", str(out),
+               "--models", options.models, "--methods", options.methods, "--n", str(count)]
+    for name in ("prompts", "steps"):
+        if getattr(options, name):
+            command += [f"--{name}", str(getattr(options, name))]
+    jobs = options.jobs or (min(2, os.cpu_count() or 1) if options.models == "demo" else 1)
+    if options.quick:
+        command += ["--batch", str(max(1, count // (2 * jobs)))]
+    started = time.monotonic()
+    _work(command, jobs, out)
+    if subprocess.run([sys.executable, str(checkout / "evaluation" / "report.py"), str(out)]).returncode:
+        raise Problem("The report could not be written; its message is above.")
+    say((out / "table.md").read_text(encoding="utf-8"))
+    say(f"{time.monotonic() - started:.0f} s")
+    for name in ("results.jsonl", "table.md", "table.csv", "index.html"):
+        say(f"  {out / name}")
+    return 0
+
+
+def _work(command: list[str], jobs: int, out: Path) -> None:
+    """Run the workers side by side and show their progress; Problem with the end of a worker's output if one fails."""
+    variables = {"OMP_NUM_THREADS": "1", **os.environ, "HF_HUB_OFFLINE": "1"}
+    logs = [out / f"worker-{number + 1}.log" for number in range(jobs)]
+    workers = []
+    try:
+        for number, log in enumerate(logs):
+            with log.open("w", encoding="utf-8") as file:
+                workers.append(subprocess.Popen([*command, "--shard", f"{number + 1}/{jobs}"], env=variables,
+                                                stdout=file, stderr=subprocess.STDOUT))
+        bar, total = Bar("trios"), 0
+        while any(worker.poll() is None for worker in workers):
+            time.sleep(POLL_SECONDS)
+            done, total = progress(logs)
+            if total:
+                bar.show(done, total)
+        bar.close()
+    finally:
+        for worker in workers:
+            if worker.poll() is None:
+                worker.terminate()
+    for worker, log in zip(workers, logs):
+        if worker.returncode:
+            tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
+            raise Problem(f"A worker failed; its whole output is in {log}\n{tail}\nRun this again to resume.")
+
+
+def progress(logs: list[Path]) -> tuple[int, int]:
+    """(done, total) trios of all workers: the numbers of the last "done D of T" line in each log."""
+    done = total = 0
+    for log in logs:
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+                 if line.startswith("done ")]
+        if lines:
+            words = lines[-1].split()
+            done, total = done + int(words[1]), total + int(words[3])
+    return done, total

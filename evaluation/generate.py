@@ -1,0 +1,93 @@
+"""Trios of layers in batches on a ComfyUI host, each the same whatever batch it is made in."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..layerfusion_core.compositing import alpha_over
+from ..layerfusion_core.host.conditioning import EOS_KEY, encode_prompt
+from ..layerfusion_core.host.sampling import sample_layers
+from ..layerfusion_core.measures import mask_flicker
+from ..layerfusion_core.options import LayerFusionOptions
+from ..layerfusion_core.prior_maps import PriorRecord
+from .methods import Method
+from .models import Models, Settings
+from .prompts import Pair
+
+
+@dataclass(frozen=True)
+class Trios:
+    """A batch of layers: straight colours, alpha (B, H, W) with 1 = opaque, pictures (B, H, W, 3) in [0, 1].
+
+    flicker: `mask_flicker` of the last block's soft mask, (B,); seconds: per trio, sampling and decoding.
+    """
+
+    foreground: Tensor
+    alpha: Tensor
+    background: Tensor
+    blended: Tensor
+    flicker: Tensor
+    seconds: float
+
+    def pasted(self) -> Trios:
+        """The sequential baseline: the blended picture is the foreground laid over the background."""
+        rgba = torch.cat((self.foreground, self.alpha[..., None]), dim=-1)
+        return Trios(self.foreground, self.alpha, self.background, alpha_over(rgba, self.background),
+                     torch.full_like(self.flicker, torch.nan), 0.0)  # fmt: skip
+
+
+class Generator:
+    """Makes trios with one set of models; keeps encoded prompts, which recur in every method."""
+
+    def __init__(self, models: Models, settings: Settings) -> None:
+        self.models, self.settings = models, settings
+        self._texts: dict[str, list] = {}
+
+    def groups(self, pairs: list[Pair], size: int) -> list[list[Pair]]:
+        """Batches of at most `size` pairs that can be run together: one batch has one <EOS> column for all its rows."""
+        columns: dict[object, list[Pair]] = {}
+        for pair in pairs:
+            columns.setdefault(str(self._text(pair.foreground)[0][1].get(EOS_KEY)), []).append(pair)
+        return [group[i : i + size] for group in columns.values() for i in range(0, len(group), size)]
+
+    def trios(self, method: Method, pairs: list[Pair]) -> Trios:
+        """The layers of `pairs` (one group) with the method's options. A pair's noise follows from its index alone."""
+        s, started = self.settings, time.perf_counter()
+        blended = [pair.background if method.blended_text == "background" else pair.blended_text for pair in pairs]
+        texts = [[pair.foreground for pair in pairs], blended, [pair.background for pair in pairs]]
+        # batch_index: the host draws noises 0, 1, 2, ... from the seed and takes these, so batches do not matter.
+        latent = {"samples": torch.zeros(len(pairs), 4, s.size // 8, s.size // 8),
+                  "batch_index": [pair.index for pair in pairs]}  # fmt: skip
+        layers, record = sample_layers(
+            self.models.base, self.models.foreground, [self._batch(stream) for stream in texts], self._text(""), latent,
+            s.seed, s.steps, s.cfg, s.sampler, s.scheduler, 1.0, LayerFusionOptions(**method.options),
+        )  # fmt: skip
+        foreground, blended, background = (self.models.vae.decode(layer["samples"]).float() for layer in layers)
+        colour, alpha = self.models.transparent.decode(foreground, layers[0]["samples"], s.ensemble)
+        seconds = (time.perf_counter() - started) / len(pairs)
+        return Trios(colour, alpha, background, blended, _flicker(record, len(pairs)), seconds)
+
+    def _text(self, text: str) -> list:
+        if text not in self._texts:
+            self._texts[text] = encode_prompt(self.models.clip, text)
+        return self._texts[text]
+
+    def _batch(self, texts: list[str]) -> list:
+        """One CONDITIONING whose rows are the prompts; shorter ones are repeated, which attention does not notice."""
+        found = [self._text(text)[0] for text in texts]
+        longest = max(tensor.shape[1] for tensor, _ in found)
+        if any(longest % tensor.shape[1] for tensor, _ in found):
+            raise ValueError("prompts of very different lengths cannot share a batch; use a batch size of 1")
+        tensor = torch.cat([tensor.repeat(1, longest // tensor.shape[1], 1) for tensor, _ in found])
+        pooled = torch.cat([extra["pooled_output"] for _, extra in found])
+        return [[tensor, {**found[0][1], "pooled_output": pooled}]]
+
+
+def _flicker(record: PriorRecord, count: int) -> Tensor:
+    if not record.maps:
+        return torch.full((count,), torch.nan)
+    return mask_flicker([record.images(step)["soft"] for step in range(len(record.maps))])

@@ -1,0 +1,157 @@
+"""Make and measure trios in process on a ComfyUI host; resumes where an earlier run stopped.
+
+    python evaluation/run.py --host ~/comfy/ComfyUI --out DIR [--models demo|DIR] [--methods main|all|A,B] [--n N]
+
+`python dev.py evaluate` finds the host and the environment, starts one or more of these and writes the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import logging
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PACK = "layerfusion_pack"
+log = logging.getLogger("layerfusion.evaluation")
+
+
+def register_pack() -> None:
+    """Make the checkout importable as a package, whatever its folder is called; its parts import relatively."""
+    if PACK in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(
+        PACK, CHECKOUT / "__init__.py", submodule_search_locations=[str(CHECKOUT)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[PACK] = module
+    spec.loader.exec_module(module)
+
+
+def start_host(folder: Path) -> None:
+    """Put ComfyUI on the path, on the CPU where there is no accelerator."""
+    sys.path.insert(0, str(folder))
+    import torch
+    from comfy.cli_args import args
+
+    args.cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host", type=Path, required=True, help="folder of a ComfyUI")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--models", default="demo")
+    parser.add_argument("--prompts", type=Path, help="default: prompts/demo.txt, for other models prompts/real.txt")
+    parser.add_argument("--methods", default="main")
+    parser.add_argument("--n", type=int, help="only the first N pairs")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--size", type=int)
+    parser.add_argument("--batch", type=int, default=10, help="trios that are sampled together")
+    parser.add_argument("--shard", default="1/1", help="I/N: only every N-th batch, from the I-th")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_host(options.host)
+    register_pack()
+    import torch
+    from comfy import utils
+
+    from layerfusion_pack.evaluation import generate, methods, models, prompts, results
+
+    utils.set_progress_bar_enabled(False)
+    settings = models.default_settings(options.models)
+    changed = {name: getattr(options, name) for name in ("steps", "size") if getattr(options, name)}
+    settings = dataclasses.replace(settings, **changed)
+    default = prompts.FOLDER / ("demo.txt" if models.is_demo(options.models) else "real.txt")
+    pairs = prompts.read(options.prompts or default)[: options.n]
+    wanted = methods.select(options.methods)
+    key = run_key(models.fingerprint(options.models), settings)
+    options.out.mkdir(parents=True, exist_ok=True)
+    names = ("method", "index", "foreground", "background")
+    done = {tuple(row[name] for name in names) for row in results.read(options.out, key)}
+    shard, shards = (int(part) for part in options.shard.split("/"))
+    with torch.inference_mode():
+        maker = generate.Generator(models.load(options.models), settings)
+        mine = maker.groups(pairs, options.batch)[shard - 1 :: shards]
+        work = [(method, [p for p in group if (method.name, p.index, p.foreground, p.background) not in done])
+                for group in mine for method in wanted]  # fmt: skip
+        made, total = 0, sum(len(todo) for _, todo in work)
+        log.info("done 0 of %d", total)
+        for method, todo in work:
+            if todo:
+                run_batch(options.out, key, maker, method, todo)
+                made += len(todo)
+                log.info("done %d of %d", made, total)
+    return 0
+
+
+def run_key(weights: str, settings) -> str:
+    """Identity of weights and settings; lines with another key are not mixed with these."""
+    text = weights + json.dumps(dataclasses.asdict(settings), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def run_batch(out: Path, key: str, maker, method, pairs: list) -> None:
+    """Make, save and measure one batch with one method."""
+    from layerfusion_pack.evaluation import methods, results
+
+    if method.name == methods.SEQUENTIAL:
+        trios = _saved(out, pairs).pasted()
+    else:
+        trios = maker.trios(method, pairs)
+    for row, pair in enumerate(pairs):
+        rgba = _numpy(trios.foreground[row], trios.alpha[row, ..., None])
+        scenes = _numpy(trios.background[row]), _numpy(trios.blended[row])
+        results.save_pictures(out, method.name, pair.index, rgba, *scenes)
+    alone = trios.alpha if method.name == methods.INDEPENDENT else _saved(out, pairs).alpha
+    measured = measure(trios, alone)
+    rows = [
+        {"key": key, "method": method.name, "index": pair.index, "foreground": pair.foreground,
+         "background": pair.background, "seconds": trios.seconds,
+         **{name: values[row].item() for name, values in measured.items()}}
+        for row, pair in enumerate(pairs)
+    ]  # fmt: skip
+    results.append(out, rows)
+    log.info("%s: %d pairs from %d, %.1f s each", method.label, len(pairs), pairs[0].index, trios.seconds)
+
+
+def measure(trios, alone) -> dict:
+    """All measures of a batch; alone: alpha of the foreground sampled without the other streams."""
+    from layerfusion_pack.layerfusion_core import measures
+
+    found = measures.layer_measures(trios.foreground, trios.alpha, trios.background, trios.blended)
+    return {**found, "alpha_iou": measures.soft_iou(trios.alpha, alone), "flicker": trios.flicker}
+
+
+def _saved(out: Path, pairs: list):
+    """The unblended trios of `pairs`, which every run makes first."""
+    import torch
+
+    from layerfusion_pack.evaluation import generate, methods, results
+
+    def load(stream):
+        found = [results.load_picture(out, methods.INDEPENDENT, pair.index, stream) for pair in pairs]
+        return torch.stack([torch.from_numpy(picture) for picture in found])
+
+    rgba = load("foreground")
+    nothing = torch.full((len(pairs),), torch.nan)
+    return generate.Trios(rgba[..., :3], rgba[..., 3], load("background"), load("blended"), nothing, 0.0)
+
+
+def _numpy(*parts):
+    import torch
+
+    return torch.cat([part.float().cpu() for part in parts], dim=-1).numpy()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
