@@ -91,6 +91,16 @@ class LayerFusionDecode(io.ComfyNode):
                     tooltip="How often the alpha decoder looks at the picture, flipped and turned; the median counts. "
                     "8 is the published setting, 1 is eight times faster and a little noisier.",
                 ),
+                io.Int.Input(
+                    "tile_size",
+                    default=0,
+                    min=0,
+                    max=8192,
+                    step=64,
+                    optional=True,
+                    tooltip="0: the alpha decoder takes the picture in one piece, and tiles only when memory "
+                    "is short. Otherwise the side of its tiles in pixels: less memory, slightly different alpha.",
+                ),
             ],
             outputs=[
                 # Older hosts want ids that no input has, so the pictures' ids say that they are pictures.
@@ -112,7 +122,14 @@ class LayerFusionDecode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, foreground: dict, background: dict, blended: dict, vae, transparent_vae: TransparentVAE, ensemble: str
+        cls,
+        foreground: dict,
+        background: dict,
+        blended: dict,
+        vae,
+        transparent_vae: TransparentVAE,
+        ensemble: str,
+        tile_size: int = 0,
     ) -> io.NodeOutput:
         samples = {"foreground": foreground, "background": background, "blended": blended}
         for name, latent in samples.items():
@@ -122,7 +139,11 @@ class LayerFusionDecode(io.ComfyNode):
         rows, passes = len(pictures["foreground"]), int(ensemble)
         bar = comfy.utils.ProgressBar(rows * passes)
         rgb, alpha = transparent_vae.decode(
-            pictures["foreground"], foreground["samples"], passes, lambda done, total: bar.update_absolute(done, total)
+            pictures["foreground"],
+            foreground["samples"],
+            passes,
+            lambda done, total: bar.update_absolute(done, total),
+            tile_size,
         )
 
         message = effect_warning(pictures["foreground"].movedim(-1, 1), alpha[:, None])

@@ -13,7 +13,8 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ..transparent_decode import decode_transparent
+from ..tiling import tiled
+from ..transparent_decode import DecodeFn, Progress, decode_transparent
 from ..transparent_encode import OffsetEncoder, encoder_config
 from ..transparent_vae import TransparentDecoder, decoder_config
 from .folders import layer_model_path
@@ -25,8 +26,11 @@ DECODER_FILE = "vae_transparent_decoder.safetensors"
 ENCODER_FILE = "vae_transparent_encoder.safetensors"
 NO_ENCODER = "none"
 
-# Activations of one pass, in full-size channels of the first width (see tests/unit/test_transparent_memory.py).
 ACTIVATION_FACTOR = 12
+"""Working memory of one pass, in feature maps of the first width at full size (measured on CPU, rounded up)."""
+
+RESCUE_TILE = 512
+"""Tile size when a picture does not fit into memory in one piece."""
 
 
 class TransparentVAE:
@@ -47,27 +51,41 @@ class TransparentVAE:
             self.encoder = _managed(OffsetEncoder, encoder_config(encoder), encoder, "transparent encoder")
 
     def decode(
-        self, pixels: Tensor, latent: Tensor, ensemble: int = 8, progress: Callable[[int, int], None] | None = None
+        self, pixels: Tensor, latent: Tensor, ensemble: int = 8, progress: Progress | None = None, tile: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Straight colour (B, H, W, 3) and alpha (B, H, W), 1 = opaque, fp32 on the host's intermediate device.
 
         pixels: (B, H, W, 3) in [0, 1] as the host's VAE decodes them; latent: (B, 4, H/8, W/8), a LATENT's samples.
-        ensemble, progress: see `decode_transparent`. A pass whose result holds NaN or Inf is done again in fp32.
+        ensemble, progress: see `decode_transparent`. tile: 0 decodes in one piece (in tiles of 512 when that does not
+        fit into memory), else the side of the tiles in pixels, see `tiled`. A pass whose result holds NaN or Inf is
+        done again in fp32.
         """
-        sides = [-(-side // self.config.multiple) * self.config.multiple for side in pixels.shape[1:3]]
-        activations = ACTIVATION_FACTOR * self.config.widths[0] * sides[0] * sides[1] * self.dtype.itemsize
-        mm.load_models_gpu([self.decoder], memory_required=activations)
-        with torch.inference_mode():
-            rgb, alpha = decode_transparent(
-                self._decode_once,
-                pixels.movedim(-1, 1).float(),
-                latent.float(),
-                ensemble,
-                progress,
-                multiple=self.config.multiple,
-            )
+        pixels, latent = pixels.movedim(-1, 1).float(), latent.float()
+        layers = None
+        try:
+            layers = self._decode_all(pixels, latent, ensemble, progress, tile)
+        except Exception as error:
+            if tile or not _out_of_memory(error):
+                raise
+            log.warning("The alpha decoder ran out of memory; decoding in tiles of %d pixels.", RESCUE_TILE)
+        if layers is None:  # not inside the except block, whose error keeps the tensors alive
+            mm.soft_empty_cache()
+            layers = self._decode_all(pixels, latent, ensemble, progress, RESCUE_TILE)
+        rgb, alpha = layers
         device = mm.intermediate_device()
         return rgb.movedim(1, -1).to(device), alpha[:, 0].to(device)
+
+    def _decode_all(
+        self, pixels: Tensor, latent: Tensor, ensemble: int, progress: Progress | None, tile: int
+    ) -> tuple[Tensor, Tensor]:
+        multiple = self.config.multiple
+        sides = [-(-side // multiple) * multiple for side in pixels.shape[-2:]]
+        area = sides[0] * sides[1] if tile == 0 else min(sides[0], tile) * min(sides[1], tile)
+        memory = ACTIVATION_FACTOR * self.config.widths[0] * area * self.dtype.itemsize
+        mm.load_models_gpu([self.decoder], memory_required=memory)
+        decode: DecodeFn = self._decode_once if tile == 0 else tiled(self._decode_once, tile, multiple)
+        with torch.inference_mode():
+            return decode_transparent(decode, pixels, latent, ensemble, progress, multiple)
 
     def _decode_once(self, pixels: Tensor, latent: Tensor) -> Tensor:
         mm.throw_exception_if_processing_interrupted()
@@ -135,6 +153,12 @@ def _managed(kind: type[nn.Module], config, weights: Mapping[str, Tensor], name:
         )
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     return patcher(network, load_device=mm.vae_device(), offload_device=mm.vae_offload_device())
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an error means that the device's memory is full (newer hosts know more kinds than torch's own)."""
+    known = getattr(mm, "is_oom", None)
+    return bool(known(error)) if known is not None else isinstance(error, torch.OutOfMemoryError)
 
 
 def check_file(path: str, weights: Mapping[str, Tensor], read_config: Callable) -> None:

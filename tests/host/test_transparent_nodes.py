@@ -111,7 +111,7 @@ class Constant:
     def __init__(self, alpha: float) -> None:
         self.alpha = alpha
 
-    def decode(self, pixels, samples, ensemble, progress):
+    def decode(self, pixels, samples, ensemble, progress, tile):
         progress(1, 1)
         return pixels, torch.full(pixels.shape[:3], self.alpha)
 
@@ -137,6 +137,32 @@ def test_nan_is_decoded_again_in_fp32(caplog):
     assert vae.dtype == torch.float32 and "again in fp32" in caplog.text
     code[0, 0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="even in fp32"):
+        vae.decode(pixels, code, 1)
+
+
+def test_tiles_when_asked_for_and_when_memory_is_short(monkeypatch, caplog):
+    vae = TransparentVAE(state(small_decoder()))
+    once, sizes = vae._decode_once, []
+
+    def decode(pixels, code):
+        sizes.append(max(pixels.shape[-2:]))
+        if sizes[-1] > 512:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return once(pixels, code)
+
+    monkeypatch.setattr(vae, "_decode_once", decode)
+    pixels, code = torch.rand(1, 32, 640, 3), torch.randn(1, 4, 4, 80)
+    rgb, alpha = vae.decode(pixels, code, 1)
+    assert sizes == [640, 512, 512] and alpha.shape == (1, 32, 640) and "tiles of 512" in caplog.text
+    sizes.clear()
+    vae.decode(pixels, code, 1, None, 256)
+    assert sizes == [256] * 3
+
+    def fail(pixels, code):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(vae, "_decode_once", fail)
+    with pytest.raises(RuntimeError, match="something else"):
         vae.decode(pixels, code, 1)
 
 
