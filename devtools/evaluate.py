@@ -24,7 +24,7 @@ def add_to(commands) -> None:
                              "LayerDiffuse's files in layer_model (default: %(default)s)")
     parser.add_argument("--prompts", type=Path, metavar="FILE",
                         help="lines of foreground | background; default: the list in evaluation/prompts for the models")
-    parser.add_argument("--methods", default="main", metavar="main|all|A,B",
+    parser.add_argument("--methods", default="main", metavar="main|choices|experiments|all|A,B",
                         help="settings to compare, see evaluation/methods.py (default: %(default)s)")
     parser.add_argument("--n", type=int, metavar="N", help=f"number of pairs (default: {PAIRS})")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_PAIRS} pairs, for a first look")
@@ -40,6 +40,7 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
         raise Problem("evaluate needs a ComfyUI: put one at ~/comfy/ComfyUI or set COMFYUI_PATH to it.")
     out = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
+    (out / ".gitignore").write_text("*\n", encoding="utf-8")
     count = options.n or (QUICK_PAIRS if options.quick else PAIRS)
     command = [sys.executable, str(checkout / "evaluation" / "run.py"), "--host", str(host), "--out", str(out),
                "--models", options.models, "--methods", options.methods, "--n", str(count)]

@@ -14,6 +14,7 @@ from ..layerfusion_core.host.sampling import sample_layers
 from ..layerfusion_core.measures import mask_flicker
 from ..layerfusion_core.options import LayerFusionOptions
 from ..layerfusion_core.prior_maps import PriorRecord
+from .experiments import experiment
 from .methods import Method
 from .models import Models, Settings
 from .prompts import Pair
@@ -62,10 +63,12 @@ class Generator:
         # batch_index: the host draws noises 0, 1, 2, ... from the seed and takes these, so batches do not matter.
         latent = {"samples": torch.zeros(len(pairs), 4, s.size // 8, s.size // 8),
                   "batch_index": [pair.index for pair in pairs]}  # fmt: skip
-        layers, record = sample_layers(
-            self.models.base, self.models.foreground, [self._batch(stream) for stream in texts], self._text(""), latent,
-            s.seed, s.steps, s.cfg, s.sampler, s.scheduler, 1.0, LayerFusionOptions(**method.options),
-        )  # fmt: skip
+        streams = [self._batch(stream) for stream in texts]
+        with experiment(method.experiment):
+            layers, record = sample_layers(
+                self.models.base, self.models.foreground, streams, self._text(""), latent, s.seed, s.steps, s.cfg,
+                s.sampler, s.scheduler, 1.0, LayerFusionOptions(**method.options),
+            )  # fmt: skip
         foreground, blended, background = (self.models.vae.decode(layer["samples"]).float() for layer in layers)
         colour, alpha = self.models.transparent.decode(foreground, layers[0]["samples"], s.ensemble)
         seconds = (time.perf_counter() - started) / len(pairs)

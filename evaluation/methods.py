@@ -11,13 +11,15 @@ INDEPENDENT, SEQUENTIAL = "independent", "sequential"
 class Method:
     """One row of the table.
 
-    options: fields of LayerFusionOptions; blended_text: "auto", or "background" (the background stream's prompt).
+    options: fields of LayerFusionOptions; blended_text: "auto", or "background" (the background stream's prompt);
+    experiment: a background update of experiments.py instead of the options' background_mode.
     """
 
     name: str
     label: str
     options: dict = field(default_factory=dict)
     blended_text: str = "auto"
+    experiment: str = ""
 
 
 def _blending(name: str, label: str, **options) -> Method:
@@ -49,16 +51,31 @@ CHOICES = (
     _blending("adapt_noise", "adapt, a noise of its own for each", noise="independent"),
     Method("background_prompt", "adapt, blended stream prompted with the background only", {}, "background"),
 )
-ALL = {method.name: method for method in (*MAIN, *CHOICES)}
+EXPERIMENTS = tuple(
+    Method(f"x_{name}", f"experiment: {label}", {}, experiment=name)
+    for name, label in (
+        ("hard", "adapt with the hard mask"),
+        ("grown", "adapt with the hard mask grown by a token"),
+        ("grown_self", "adapt_self with the hard mask grown by a token"),
+        ("share", "share, outside the grown hard mask"),
+        ("share_hard", "share, outside the hard mask"),
+        ("share_soft", "share, by the soft mask"),
+        ("from_grown", "from_background with the grown hard mask"),
+        ("from_hard", "from_background with the hard mask"),
+    )
+)
+SETS = {"main": MAIN, "choices": CHOICES, "experiments": EXPERIMENTS, "all": (*MAIN, *CHOICES, *EXPERIMENTS)}
+ALL = {method.name: method for method in SETS["all"]}
 
 
 def select(text: str) -> list[Method]:
-    """Methods of "main", "all" or a comma-separated list of names; `independent` first, it is the reference alpha.
+    """Methods of a comma-separated list of names and sets; `independent` first, it makes the reference alpha.
 
     ValueError for an unknown name.
     """
-    names = {"main": [m.name for m in MAIN], "all": list(ALL)}.get(text) or [name.strip() for name in text.split(",")]
-    unknown = [name for name in names if name not in ALL]
-    if unknown:
-        raise ValueError(f"unknown method {unknown[0]!r}; known: main, all, {', '.join(ALL)}")
-    return [ALL[name] for name in dict.fromkeys((INDEPENDENT, *names))]
+    names = [INDEPENDENT]
+    for name in map(str.strip, text.split(",")):
+        if name not in SETS and name not in ALL:
+            raise ValueError(f"unknown method {name!r}; known: {', '.join((*SETS, *ALL))}")
+        names += [method.name for method in SETS.get(name, ())] or [name]
+    return [ALL[name] for name in dict.fromkeys(names)]

@@ -1,0 +1,103 @@
+"""Prompt lists, result lines, table and page of the evaluation, without a host."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from layerfusion_pack.evaluation import methods, models, page, prompts, results, table
+
+
+def rows(count: int = 30) -> list[dict]:
+    """Lines of two methods whose outside PSNR differs by 2 dB on every pair."""
+    noise = np.random.default_rng(1).normal(size=count)
+    made = []
+    for name, shift in (("independent", 0.0), ("adapt", 2.0)):
+        for index in range(count):
+            line = {"key": "k", "method": name, "index": index, "foreground": "a red <circle>", "background": "sky"}
+            made.append({**line, "outside_psnr": 20.0 + shift + noise[index], "seconds": 1.0, "flicker": None})
+    return made
+
+
+def test_the_demo_list_is_what_its_script_writes(tmp_path):
+    prompts.write_demo(tmp_path / "demo.txt")
+    assert (tmp_path / "demo.txt").read_text() == (prompts.FOLDER / "demo.txt").read_text()
+
+
+def test_the_lists_are_long_enough_and_balanced():
+    pairs = prompts.read(prompts.FOLDER / "demo.txt")
+    assert len(pairs) >= 200
+    assert len({(p.foreground, p.background) for p in pairs}) == len(pairs)
+    first = pairs[:50]
+    for word in (*prompts.SHAPES, *prompts.COLOURS):
+        assert 5 <= sum(word in p.foreground.split() for p in first) <= 12
+    assert 9 <= sum("glass" in p.foreground for p in first) <= 16
+    assert len(prompts.read(prompts.FOLDER / "real.txt")) >= 60
+
+
+def test_prompt_lines(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("# head\na cat | a sofa # a comment\n\na cat | a sofa | a cat on a sofa\n")
+    first, second = prompts.read(path)
+    assert (first.index, first.blended_text) == (0, "a cat, a sofa")
+    assert (second.index, second.blended_text) == (1, "a cat on a sofa")
+    path.write_text("a cat, a sofa\n")
+    with pytest.raises(ValueError, match=r'list\.txt, line 1: expected "foreground \| background"'):
+        prompts.read(path)
+
+
+def test_methods_start_with_the_reference_and_refuse_unknown_names():
+    assert [m.name for m in methods.select("adapt,literal")] == ["independent", "adapt", "literal"]
+    assert [m.name for m in methods.select("main")] == [m.name for m in methods.MAIN]
+    assert len(methods.select("all")) == len(methods.ALL)
+    with pytest.raises(ValueError, match="unknown method 'adept'; known: main"):
+        methods.select("adept")
+
+
+def test_a_folder_that_holds_no_models(tmp_path):
+    with pytest.raises(ValueError, match="one SDXL checkpoint in checkpoints"):
+        models.files(str(tmp_path))
+
+
+def test_lines_survive_a_kill_and_keep_to_their_key(tmp_path):
+    results.append(tmp_path, [{"key": "a", "method": "adapt", "index": 0, "x": math.nan}])
+    results.append(tmp_path, [{"key": "b", "method": "adapt", "index": 0, "x": 0.123456789}])
+    with (tmp_path / results.LINES).open("a") as file:
+        file.write('{"key": "b", "meth')
+    assert results.read(tmp_path, "a") == [{"key": "a", "method": "adapt", "index": 0, "x": None}]
+    assert results.read(tmp_path, "b")[0]["x"] == pytest.approx(0.12346)
+
+
+def test_bootstrap_interval_holds_the_mean_of_what_was_drawn():
+    values = np.random.default_rng(0).normal(3.0, 1.0, 400).tolist()
+    found = table.bootstrap(values)
+    assert found.low < 3.0 < found.high
+    assert found.high - found.low == pytest.approx(2 * 1.96 / 20, rel=0.2)
+    assert table.bootstrap([]).count == 0
+
+
+def test_paired_differences_are_sharper_than_means():
+    found = table.difference(rows(), "adapt", "independent", "outside_psnr")
+    assert found.mean == pytest.approx(2.0)
+    assert found.high - found.low < 1e-6
+
+
+def test_table_and_csv():
+    text = table.markdown(rows())
+    assert text.count("\n") == 4
+    assert "| adapt, exact | 30 | 21.9 ± 0.3 |" in text
+    assert "| - |" in text  # no flicker was measured
+    assert "adapt,outside_psnr,30,21.9" in table.as_csv(rows())
+
+
+def test_the_page_holds_its_pictures_and_escapes_prompts(tmp_path):
+    trio = np.zeros((16, 16, 4)), np.full((16, 16, 3), 0.5), np.ones((16, 16, 3))
+    results.save_pictures(tmp_path, "adapt", 0, *trio)
+    text = page.write(tmp_path, rows(), "a title", pairs=2).read_text()
+    assert text.count("<img ") == 1
+    assert "data:image/jpeg;base64," in text
+    assert "a red &lt;circle&gt;" in text
+    assert "http" not in text and "<script" not in text
+    assert page.sheet(tmp_path, ["adapt"], [0, 0]).size == (384, 262)
