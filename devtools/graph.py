@@ -29,22 +29,27 @@ def is_widget(kind: Any, options: dict[str, Any]) -> bool:
     return (isinstance(kind, list) or kind in WIDGET_TYPES) and not options.get("forceInput")
 
 
-def widget_names(info: dict[str, Any]) -> list[str | None]:
-    """Names for the entries of a node's ``widgets_values``; None for the editor's own after a seed or an upload."""
-    names: list[str | None] = []
+def widgets_of(info: dict[str, Any]) -> list[tuple[str | None, Any]]:
+    """(name, default) for the entries of a node's ``widgets_values``; the name is None for the editor's own entries.
+
+    The editor adds an entry after a seed (what happens to it after a run) and after an upload.
+    """
+    widgets: list[tuple[str | None, Any]] = []
     for name, kind, options in inputs_of(info):
         if is_widget(kind, options):
-            names.append(name)
+            choices = kind if isinstance(kind, list) else options.get("options")
+            widgets.append((name, options.get("default", choices[0] if choices else None)))
             if options.get("control_after_generate") or options.get("image_upload"):
-                names.append(None)
-    return names
+                widgets.append((None, None))
+    return widgets
 
 
 def to_api(graph: Graph, object_info: dict[str, Any]) -> Graph:
     """Convert an editor graph (``nodes``, ``links``) to the server's format, {id: {class_type, inputs, _meta}}.
 
-    Raises ValueError for nodes the server does not know, for muted or bypassed nodes (which none of our graphs has),
-    and when the number of stored widget values does not fit the node.
+    Widgets that the node got after the graph was saved take their defaults, as in the editor. Raises ValueError for
+    nodes the server does not know, for muted or bypassed nodes (which none of our graphs has), and when a node has
+    fewer widgets than the graph has values for it.
     """
     links = {link[0]: link for link in graph["links"]}
     api: Graph = {}
@@ -57,12 +62,13 @@ def to_api(graph: Graph, object_info: dict[str, Any]) -> Graph:
             raise ValueError(f"{label} is not a node of this server")
         if node.get("mode", ALWAYS) != ALWAYS:
             raise ValueError(f"{label} is muted or bypassed; that is not supported here, set it to Always")
-        names = widget_names(object_info[kind])
+        widgets = widgets_of(object_info[kind])
         values = node.get("widgets_values") or []
-        if len(values) != len(names):
-            listed = ", ".join(name or "(editor's own)" for name in names)
-            raise ValueError(f"{label}: expected {len(names)} widget values ({listed}), got {len(values)}")
-        inputs = {name: value for name, value in zip(names, values) if name is not None}
+        if len(values) > len(widgets):
+            listed = ", ".join(name or "(editor's own)" for name, _ in widgets)
+            raise ValueError(f"{label}: expected {len(widgets)} widget values ({listed}), got {len(values)}")
+        values = [*values, *(default for _, default in widgets[len(values):])]
+        inputs = {name: value for (name, _), value in zip(widgets, values) if name is not None}
         for socket in node.get("inputs", []):
             if socket.get("link") is not None:
                 _, origin, slot, *_ = links[socket["link"]]
@@ -90,7 +96,7 @@ def with_widgets(graph: Graph, object_info: dict[str, Any], class_type: str, **v
     found = [node for node in changed["nodes"] if node["type"] == class_type]
     if len(found) != 1:
         raise ValueError(f"expected one {class_type} in the graph, found {len(found)}")
-    names = widget_names(object_info[class_type])
+    names = [name for name, _ in widgets_of(object_info[class_type])]
     for name, value in values.items():
         if value is None:
             continue

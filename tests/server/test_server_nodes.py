@@ -24,7 +24,7 @@ NODES = {
     "LayerFusionExtractPriors": (["foreground_model", "foreground", "latent_image", "seed", "noise_percent"],
                                  [("structure", "IMAGE"), ("content", "IMAGE"), ("soft", "MASK"), ("hard", "MASK")]),
     "LayerFusionPreviewPriors": (["priors", ...], [("image", "IMAGE")]),
-    "LayerFusionDecode": ([*LAYERS, "vae", "transparent_vae", "ensemble"],
+    "LayerFusionDecode": ([*LAYERS, "vae", "transparent_vae", "ensemble", "tile_size"],
                           [("foreground", "IMAGE"), ("alpha", "MASK"), ("background", "IMAGE"), ("blended", "IMAGE")]),
     "LayerFusionSaveLayers": ([*LAYERS, "filename_prefix"], [("layers", "LAYERS")]),
 }

@@ -15,7 +15,7 @@ SAMPLER = {
             "mode": ["COMBO", {"options": ["a", "b"]}],
             "wired": ["FLOAT", {"forceInput": True}],
         },
-        "optional": {"options": ["LAYERFUSION_OPTIONS", {}], "flag": ["BOOLEAN"]},
+        "optional": {"options": ["LAYERFUSION_OPTIONS", {}], "flag": ["BOOLEAN", {"default": True}]},
     },
     "input_order": {"required": ["model", "seed", "name", "mode", "wired"], "optional": ["options", "flag"]},
     "display_name": "A sampler",
@@ -36,7 +36,12 @@ def editor_graph(**changes):
 
 
 def test_widgets_follow_the_order_of_the_node_and_skip_the_editors_own_seed_control():
-    assert graph.widget_names(SAMPLER) == ["seed", None, "name", "mode", "flag"]
+    assert [name for name, _ in graph.widgets_of(SAMPLER)] == ["seed", None, "name", "mode", "flag"]
+
+
+def test_widgets_newer_than_the_graph_take_their_defaults():
+    api = graph.to_api(editor_graph(widgets_values=[42, "fixed"]), INFO)
+    assert api["7"]["inputs"] == {"seed": 42, "name": "euler", "mode": "a", "flag": True, "model": ["3", 2]}
 
 
 def test_widget_values_and_links_become_inputs():
@@ -59,7 +64,7 @@ def test_a_wired_widget_is_read_from_its_link():
 @pytest.mark.parametrize("changes, message", [
     ({"type": "Gone"}, r"node 7 \(Gone\) is not a node of this server"),
     ({"mode": graph.BYPASSED}, "muted or bypassed"),
-    ({"widgets_values": [42]}, r"expected 5 widget values \(seed, .*\), got 1"),
+    ({"widgets_values": [0] * 6}, r"expected 5 widget values \(seed, .*\), got 6"),
 ])
 def test_graphs_that_do_not_fit_are_refused_with_the_reason(changes, message):
     with pytest.raises(ValueError, match=message):
