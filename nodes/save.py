@@ -1,13 +1,16 @@
-"""Saving a run's layers."""
+"""Saving a run's layers, and laying them over each other."""
 
 from __future__ import annotations
 
 import folder_paths
 import torch
+import torch.nn.functional as F
 from comfy.cli_args import args
 from comfy_api.latest import io
 
-from ..layerfusion_core.export import LayerSet, metadata_texts, png_set, save_set
+from ..layerfusion_core.compositing import alpha_over, difference_map
+from ..layerfusion_core.export import LayerSet, metadata_texts, save_set
+from ..layerfusion_core.export_formats import FORMATS, writers
 
 CATEGORY = "LayerFusion"
 Layers = io.Custom("LAYERS")
@@ -37,6 +40,14 @@ class LayerFusionSaveLayers(io.ComfyNode):
                     tooltip="How the file names begin. Subfolders (a/b) and tokens such as %date:yyyy-MM-dd%, %year%, "
                     "%width% work as in Save Image.",
                 ),
+                io.Combo.Input(
+                    "formats",
+                    options=list(FORMATS),
+                    default="png",
+                    optional=True,
+                    tooltip="What to write beside the PNG files: a layered Photoshop file (psd, needs psd-tools), "
+                    "OpenRaster for Krita and GIMP (ora), or lossless WebP.",
+                ),
             ],
             outputs=[
                 Layers.Output(
@@ -51,7 +62,12 @@ class LayerFusionSaveLayers(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, foreground: torch.Tensor, background: torch.Tensor, blended: torch.Tensor, filename_prefix: str
+        cls,
+        foreground: torch.Tensor,
+        background: torch.Tensor,
+        blended: torch.Tensor,
+        filename_prefix: str,
+        formats: str = "png",
     ) -> io.NodeOutput:
         foreground, background, blended = check_pictures(foreground, background, blended)
         height, width = blended.shape[1:3]
@@ -64,7 +80,7 @@ class LayerFusionSaveLayers(io.ComfyNode):
         for row in range(len(blended)):
             layers = LayerSet(*(x[row].float().cpu().numpy() for x in (foreground, background, blended)))
             name = stem.replace("%batch_num%", str(row))
-            number, files = save_set(folder, name, number, png_set(layers, texts))
+            number, files = save_set(folder, name, number, writers(layers, texts, formats))
             saved = {
                 ending: {"filename": files[f"{ending}.png"], "subfolder": subfolder, "type": "output"}
                 for ending in ENDINGS
@@ -116,4 +132,80 @@ def layer_document(foreground: torch.Tensor, background: torch.Tensor, blended: 
     return {"version": 1, "canvas": (width, height), "layers": layers}
 
 
-NODES = [LayerFusionSaveLayers]
+class LayerFusionComposite(io.ComfyNode):
+    """Lays a foreground over a background and shows where the result differs from the blended picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LayerFusionComposite",
+            display_name="Composite Layers",
+            category=CATEGORY,
+            description=(
+                "Lays the transparent foreground over a background (any background of the same size), and shows where "
+                "that differs from the blended picture: shadows, reflections, light."
+            ),
+            inputs=[
+                io.Image.Input("foreground", tooltip="A foreground with alpha (RGBA), e.g. from LayerFusion Decode."),
+                io.Image.Input("background", tooltip="The background; another size is scaled to the foreground's."),
+                io.Combo.Input(
+                    "light",
+                    options=["sRGB", "linear"],
+                    default="sRGB",
+                    tooltip="How soft edges mix. sRGB: as most editors do. linear: in linear light, as ComfyUI's own "
+                    "layer editor does.",
+                ),
+                io.Image.Input(
+                    "blended", optional=True, tooltip="The blended picture to compare with; may be left unconnected."
+                ),
+                io.Float.Input(
+                    "gain",
+                    default=4.0,
+                    min=1.0,
+                    max=32.0,
+                    step=0.5,
+                    optional=True,
+                    tooltip="How strongly the difference is brightened.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="image", tooltip="The foreground over the background, RGB."),
+                io.Image.Output(
+                    "difference",
+                    display_name="difference",
+                    tooltip="Brightened difference to the blended picture; black where they agree.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        foreground: torch.Tensor,
+        background: torch.Tensor,
+        light: str,
+        blended: torch.Tensor | None = None,
+        gain: float = 4.0,
+    ) -> io.NodeOutput:
+        if foreground.shape[-1] != 4:
+            raise ValueError(
+                f"The foreground has {foreground.shape[-1]} channels, so no transparency; connect the RGBA foreground "
+                "of LayerFusion Decode, or put a mask into its alpha with Join Image with Alpha."
+            )
+        image = alpha_over(foreground, fitted(background, foreground), light == "linear")
+        reference = image if blended is None else fitted(blended, foreground)
+        return io.NodeOutput(image, difference_map(image, reference, gain))
+
+
+def fitted(picture: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """RGB of `picture`, scaled to the size of `like`; ValueError unless one picture or as many. (B, H, W, C) both."""
+    if len(picture) not in (1, len(like)):
+        raise ValueError(f"Cannot lay {len(like)} foreground(s) over {len(picture)} picture(s); give one, or as many.")
+    picture = picture[..., :3].to(like.device)
+    if picture.shape[1:3] == like.shape[1:3]:
+        return picture
+    scaled = F.interpolate(picture.movedim(-1, 1), size=like.shape[1:3], mode="bilinear", antialias=True)
+    return scaled.movedim(1, -1).clamp(0.0, 1.0)
+
+
+NODES = [LayerFusionSaveLayers, LayerFusionComposite]

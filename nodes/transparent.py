@@ -10,8 +10,10 @@ import torch
 from comfy_api.latest import io
 
 from ..layerfusion_core.host.folders import file_choices, layer_model_files
+from ..layerfusion_core.host.transparent_encode import encode_transparent, join_alpha
 from ..layerfusion_core.host.transparent_vae import NO_ENCODER, TransparentVAE, load_transparent_vae
 from ..layerfusion_core.transparent_decode import ENSEMBLES, effect_warning
+from ..layerfusion_core.transparent_encode import OFFSET_SCALE
 
 log = logging.getLogger(__name__)
 
@@ -189,4 +191,61 @@ def show_on_node(node_id: str | None, text: str) -> None:
         server.send_progress_text(text, node_id)
 
 
-NODES = [LayerFusionLoadTransparentVAE, LayerFusionDecode]
+class LayerFusionEncode(io.ComfyNode):
+    """Encodes a picture with alpha as a foreground latent."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LayerFusionEncode",
+            display_name="LayerFusion Encode",
+            category=CATEGORY,
+            description=(
+                "Turns a picture with transparency into a foreground latent: colour is padded under the transparent "
+                "parts, laid over mid-grey and encoded, the way foreground models paint it."
+            ),
+            inputs=[
+                io.Image.Input("image", tooltip="A picture with alpha (RGBA), or a picture whose mask is connected."),
+                io.Vae.Input("vae", tooltip="The checkpoint's ordinary VAE."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="What is transparent, the way ComfyUI has it: 1 = transparent, as Load Image gives it.",
+                ),
+                TransparentVae.Input(
+                    "transparent_vae",
+                    optional=True,
+                    tooltip="When it was loaded with an encoder, the latent is shifted so that it carries the alpha.",
+                ),
+                io.Float.Input(
+                    "offset_scale",
+                    default=OFFSET_SCALE,
+                    min=0.0,
+                    max=1000.0,
+                    step=1.0,
+                    optional=True,
+                    tooltip="Strength of the encoder's shift; 300 as published, 0 leaves it out. Without an encoder it "
+                    "has no effect.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    "latent", display_name="foreground", tooltip="The foreground latent, for a sampler or Decode."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: torch.Tensor,
+        vae,
+        mask: torch.Tensor | None = None,
+        transparent_vae: TransparentVAE | None = None,
+        offset_scale: float = OFFSET_SCALE,
+    ) -> io.NodeOutput:
+        rgb, alpha = join_alpha(image, mask)
+        return io.NodeOutput({"samples": encode_transparent(vae, rgb, alpha, transparent_vae, offset_scale)})
+
+
+NODES = [LayerFusionLoadTransparentVAE, LayerFusionDecode, LayerFusionEncode]

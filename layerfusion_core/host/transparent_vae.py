@@ -75,6 +75,18 @@ class TransparentVAE:
         device = mm.intermediate_device()
         return rgb.movedim(1, -1).to(device), alpha[:, 0].to(device)
 
+    def offset(self, argb: Tensor) -> Tensor:
+        """The encoder's latent offset (B, 4, H/8, W/8), fp32, of (B, 4, H, W) A, R, G, B; ValueError without one."""
+        if self.encoder is None:
+            raise ValueError(
+                f"This transparent VAE was loaded without an encoder; choose {ENCODER_FILE} in its loader."
+            )
+        widest = self.encoder.model.config.channels[0]
+        mm.load_models_gpu([self.encoder], memory_required=4 * widest * argb.shape[-2] * argb.shape[-1] * 4)
+        with torch.inference_mode():
+            rows = [self.encoder.model(row.to(self.load_device, torch.float32)).cpu() for row in argb.split(1)]
+        return torch.cat(rows)
+
     def _decode_all(
         self, pixels: Tensor, latent: Tensor, ensemble: int, progress: Progress | None, tile: int
     ) -> tuple[Tensor, Tensor]:

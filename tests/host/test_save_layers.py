@@ -119,6 +119,35 @@ def test_the_hosts_own_layer_nodes_take_the_document(host, save):
     assert frame_alpha(frames[0]["tensor"], frames[0]["mask"]) is None
 
 
+def test_formats_share_the_number(output, save):
+    out = save(*pictures(2), formats="png + ora")
+    assert sorted(name for name in os.listdir(output) if name.endswith("ora")) == [
+        "LayerFusion_00001_layers.ora",
+        "LayerFusion_00002_layers.ora",
+    ]
+    assert len(out.ui["images"]) == 6 and len(os.listdir(output)) == 8
+
+
+def composite(*args, **kwargs):
+    from layerfusion_pack.nodes.save import LayerFusionComposite
+
+    return LayerFusionComposite.execute(*args, **kwargs).result
+
+
+def test_composite():
+    foreground, background, blended = pictures(2)
+    image, difference = composite(foreground, background, "sRGB", blended, 2.0)
+    alpha = foreground[..., 3:]
+    torch.testing.assert_close(image, foreground[..., :3] * alpha + background * (1 - alpha))
+    torch.testing.assert_close(difference, (2 * (image - blended).abs()).clamp(0, 1))
+    linear, nothing = composite(foreground, background[:1, :8, :12], "linear")
+    assert linear.shape == image.shape and nothing.max() == 0 and not torch.allclose(linear, image)
+    with pytest.raises(ValueError, match="3 channels, so no transparency"):
+        composite(background, background, "sRGB")
+    with pytest.raises(ValueError, match="2 foreground.s. over 3 picture"):
+        composite(foreground, torch.zeros(3, 16, 24, 3), "sRGB")
+
+
 def test_every_input_and_output_has_a_tooltip():
     from layerfusion_pack.nodes.save import NODES
 

@@ -26,7 +26,10 @@ NODES = {
     "LayerFusionPreviewPriors": (["priors", ...], [("image", "IMAGE")]),
     "LayerFusionDecode": ([*LAYERS, "vae", "transparent_vae", "ensemble", "tile_size"],
                           [("foreground", "IMAGE"), ("alpha", "MASK"), ("background", "IMAGE"), ("blended", "IMAGE")]),
-    "LayerFusionSaveLayers": ([*LAYERS, "filename_prefix"], [("layers", "LAYERS")]),
+    "LayerFusionEncode": (["image", "vae", "mask", "transparent_vae", "offset_scale"], [("foreground", "LATENT")]),
+    "LayerFusionSaveLayers": ([*LAYERS, "filename_prefix", "formats"], [("layers", "LAYERS")]),
+    "LayerFusionComposite": (["foreground", "background", "light", "blended", "gain"],
+                             [("image", "IMAGE"), ("difference", "IMAGE")]),
 }
 """Node id -> inputs in order (... : more may follow), outputs in order. Frozen: saved graphs depend on it."""
 

@@ -1,0 +1,160 @@
+"""Layered and lossless formats beside PNG: Photoshop PSD (8 and 16 bit), OpenRaster, lossless WebP.
+
+All take straight alpha. Layers from the bottom: Background, Foreground, Blended (hidden); the merged preview is the
+foreground laid over the background in sRGB values, as these programs do it.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import BinaryIO
+from xml.sax.saxutils import escape, quoteattr
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from .export import LayerSet, Writer, png_set, png_writer, to_uint8
+
+XMP_METADATA, ICC_PROFILE = 1060, 1039
+EXIF_MAKE, EXIF_MODEL = 0x010F, 0x0110
+
+
+def srgb_profile() -> bytes:
+    """An sRGB ICC profile."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def merged(layers: LayerSet) -> np.ndarray:
+    """What a viewer shows of the layers: foreground over background, (H, W, 3) sRGB in [0, 1]."""
+    color, alpha = layers.foreground[..., :3], layers.foreground[..., 3:4]
+    return color * alpha + layers.background * (1.0 - alpha)
+
+
+def named_layers(layers: LayerSet) -> list[tuple[str, np.ndarray, bool]]:
+    """(name, picture, visible) from the bottom."""
+    return [
+        ("Background", layers.background, True),
+        ("Foreground", layers.foreground, True),
+        ("Blended", layers.blended, False),
+    ]
+
+
+def psd_set(layers: LayerSet, texts: Mapping[str, str], depth: int = 8) -> dict[str, Writer]:
+    """The writer of one PSD file with `depth` bits per channel; ValueError when psd-tools is missing."""
+    try:
+        from psd_tools import PSDImage
+        from psd_tools.psd.image_resources import ImageResource
+
+        PSDImage.create_pixel_layer_from_array  # noqa: B018  (older releases turn alpha into a layer mask)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            "Saving PSD needs the package psd-tools 1.26 or later in ComfyUI's Python: pip install -U psd-tools. "
+            "PNG, OpenRaster and WebP work without it."
+        ) from error
+
+    def write(file: BinaryIO) -> None:
+        document = PSDImage.new("RGB", layers.size, depth=depth)
+        for name, picture, visible in named_layers(layers):
+            layer = document.create_pixel_layer_from_array(_levels(picture, depth), name=name)
+            layer.visible = visible
+        resources = document.image_resources
+        resources[ICC_PROFILE] = ImageResource(key=ICC_PROFILE, data=srgb_profile())
+        if texts:
+            resources[XMP_METADATA] = ImageResource(key=XMP_METADATA, data=_xmp(texts))
+        document.save(file)
+
+    return {"layers.psd": write}
+
+
+def ora_set(layers: LayerSet, texts: Mapping[str, str]) -> dict[str, Writer]:
+    """The writer of one OpenRaster file (Krita, GIMP, MyPaint)."""
+
+    def write(file: BinaryIO) -> None:
+        width, height = layers.size
+        parts = named_layers(layers)
+        entries = "".join(
+            f'    <layer name={quoteattr(name)} src="data/{name.lower()}.png" x="0" y="0" opacity="1.0" '
+            f'visibility="{"visible" if visible else "hidden"}" composite-op="svg:src-over"/>\n'
+            for name, _, visible in reversed(parts)  # the topmost layer comes first
+        )
+        stack = (
+            f'<?xml version=\'1.0\' encoding=\'UTF-8\'?>\n<image version="0.0.3" w="{width}" h="{height}">\n'
+            f"  <stack>\n{entries}  </stack>\n</image>\n"
+        )
+        preview = Image.fromarray(to_uint8(merged(layers)))
+        thumbnail = preview.copy()
+        thumbnail.thumbnail((256, 256))
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNG does not get smaller
+            archive.writestr("mimetype", "image/openraster")  # first and stored, so that programs recognise the file
+            archive.writestr("stack.xml", stack)
+            for name, picture, _ in parts:
+                archive.writestr(f"data/{name.lower()}.png", _bytes(png_writer(picture, {})))
+            archive.writestr("mergedimage.png", _bytes(png_writer(merged(layers), texts)))
+            archive.writestr("Thumbnails/thumbnail.png", _bytes(lambda part: thumbnail.save(part, format="PNG")))
+
+    return {"layers.ora": write}
+
+
+def webp_set(layers: LayerSet, texts: Mapping[str, str]) -> dict[str, Writer]:
+    """The writers of three lossless WebP files, with the host's metadata convention (EXIF Model and Make)."""
+
+    def writer(picture: np.ndarray) -> Writer:
+        def write(file: BinaryIO) -> None:
+            image = Image.fromarray(to_uint8(picture))
+            exif = image.getexif()
+            tag = EXIF_MAKE
+            for key, text in texts.items():
+                if key == "prompt":
+                    exif[EXIF_MODEL] = f"prompt:{text}"
+                else:
+                    exif[tag] = f"{key}:{text}"
+                    tag -= 1
+            # exact keeps the colour under alpha 0, which editors need for soft edges
+            image.save(file, format="WEBP", lossless=True, exact=True, exif=exif, icc_profile=srgb_profile())
+
+        return write
+
+    return {f"{name.lower()}.webp": writer(picture) for name, picture, _ in named_layers(layers)}
+
+
+FORMATS: dict[str, tuple[Callable[..., dict[str, Writer]], ...]] = {
+    "png": (png_set,),
+    "png + psd": (png_set, psd_set),
+    "png + psd 16 bit": (png_set, lambda layers, texts: psd_set(layers, texts, 16)),
+    "png + ora": (png_set, ora_set),
+    "png + webp": (png_set, webp_set),
+    "all": (png_set, psd_set, ora_set, webp_set),
+}
+"""What Save Layers can write; PNG is always among it, because the page shows it."""
+
+
+def writers(layers: LayerSet, texts: Mapping[str, str], formats: str) -> dict[str, Writer]:
+    """All files of one sample in one of `FORMATS`; ValueError for another name."""
+    if formats not in FORMATS:
+        raise ValueError(f"Unknown formats '{formats}'; choose one of: {', '.join(FORMATS)}.")
+    return {ending: write for make in FORMATS[formats] for ending, write in make(layers, texts).items()}
+
+
+def _levels(picture: np.ndarray, depth: int) -> np.ndarray:
+    if depth == 8:
+        return to_uint8(picture)
+    return np.rint(np.clip(picture, 0.0, 1.0).astype(np.float64) * 65535.0).astype(np.uint16)
+
+
+def _bytes(write: Writer) -> bytes:
+    buffer = io.BytesIO()
+    write(buffer)
+    return buffer.getvalue()
+
+
+def _xmp(texts: Mapping[str, str]) -> bytes:
+    """The texts as an XMP packet in a namespace of their own."""
+    fields = "".join(f"<comfy:{key}>{escape(text)}</comfy:{key}>" for key, text in texts.items() if key.isidentifier())
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description rdf:about="" xmlns:comfy="urn:comfyui:metadata">{fields}</rdf:Description>'
+        '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    ).encode()

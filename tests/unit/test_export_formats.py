@@ -1,0 +1,94 @@
+"""PSD, OpenRaster and WebP: bit-exact, named layers, a true preview, the workflow inside."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from layerfusion_pack.layerfusion_core.export import LayerSet, to_uint8
+from layerfusion_pack.layerfusion_core.export_formats import FORMATS, merged, writers
+
+TEXTS = {"prompt": json.dumps({"1": {"text": "a < b & c"}}), "workflow": json.dumps({"nodes": ["\u00e4"]})}
+
+
+@pytest.fixture(scope="module")
+def layers() -> LayerSet:
+    rng = np.random.default_rng(0)
+    foreground, background, blended = (rng.integers(0, 256, (12, 20, n)).astype(np.float32) / 255 for n in (4, 3, 3))
+    foreground[:4, ..., 3] = 0.0  # with colour under it
+    return LayerSet(foreground, background, blended)
+
+
+def written(layers: LayerSet, formats: str, ending: str) -> io.BytesIO:
+    buffer = io.BytesIO()
+    writers(layers, TEXTS, formats)[ending](buffer)
+    buffer.seek(0)
+    return buffer
+
+
+@pytest.mark.parametrize(("formats", "depth"), [("png + psd", 8), ("png + psd 16 bit", 16)])
+def test_psd(layers, formats, depth):
+    psd_tools = pytest.importorskip("psd_tools", minversion="1.26", reason="PSD-TOOLS IS MISSING: PSD was NOT tested")
+    document = psd_tools.PSDImage.open(written(layers, formats, "layers.psd"))
+    assert document.size == (20, 12) and document.depth == depth
+    assert [(layer.name, layer.visible) for layer in document] == [
+        ("Background", True), ("Foreground", True), ("Blended", False),
+    ]  # fmt: skip
+    top = 2**depth - 1
+    for layer, want in zip(document, (layers.background, layers.foreground, layers.blended)):
+        assert not layer.has_mask()
+        got = np.rint(layer.numpy() * top)
+        assert np.array_equal(got[..., : want.shape[-1]], np.rint(want.astype(np.float64) * top))
+    preview = document.numpy()[..., :3]
+    assert np.abs(preview - merged(layers)).max() <= 1.5 / 255
+    xmp = document.image_resources.get_data(1060)
+    assert b"a &lt; b &amp; c" in (xmp if isinstance(xmp, bytes) else bytes(str(xmp), "utf8"))
+
+
+def test_psd_says_what_to_install(layers, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psd_tools", None)
+    with pytest.raises(ValueError, match="pip install -U psd-tools"):
+        writers(layers, TEXTS, "all")
+
+
+def test_ora(layers):
+    with zipfile.ZipFile(written(layers, "png + ora", "layers.ora")) as archive:
+        names = archive.namelist()
+        assert names[0] == "mimetype" and archive.read("mimetype") == b"image/openraster"
+        assert archive.getinfo("mimetype").compress_type == zipfile.ZIP_STORED
+        stack = archive.read("stack.xml").decode()
+        order = [stack.index(name) for name in ("Blended", "Foreground", "Background")]
+        assert order == sorted(order) and stack.count('visibility="hidden"') == 1 and 'w="20" h="12"' in stack
+        for name, want in (("foreground", layers.foreground), ("background", layers.background)):
+            picture = Image.open(io.BytesIO(archive.read(f"data/{name}.png")))
+            assert np.array_equal(np.asarray(picture), to_uint8(want))
+        preview = Image.open(io.BytesIO(archive.read("mergedimage.png")))
+        assert np.array_equal(np.asarray(preview), to_uint8(merged(layers)))
+        assert json.loads(preview.text["workflow"]) == {"nodes": ["\u00e4"]}
+        assert "Thumbnails/thumbnail.png" in names
+
+
+def test_webp(layers):
+    for name, want in (("foreground", layers.foreground), ("blended", layers.blended)):
+        picture = Image.open(written(layers, "png + webp", f"{name}.webp"))
+        assert np.array_equal(np.asarray(picture), to_uint8(want))  # also the colour under alpha 0
+        assert picture.info["icc_profile"]
+        exif = picture.getexif()
+        assert exif[0x0110] == f"prompt:{TEXTS['prompt']}" and exif[0x010F].startswith("workflow:")
+
+
+def test_formats(layers):
+    assert list(writers(layers, {}, "png")) == ["foreground.png", "background.png", "blended.png"]
+    assert all(
+        "blended.png" in writers(layers, {}, formats)
+        for formats in FORMATS
+        if "psd" not in formats and formats != "all"
+    )
+    with pytest.raises(ValueError, match="choose one of: png, png"):
+        writers(layers, {}, "gif")
