@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 KEY = "layerfusion"  # of our entries in transformer_options and of our wrapper
 PRIOR_PASS = "layerfusion_prior_pass"
+PIXELS = 8  # per latent cell
 
 
 class _PriorsComplete(Exception):
@@ -61,12 +62,12 @@ class BlendRun:
     layout: StreamLayout
     options: LayerFusionOptions
     blocks: list[Block]
-    record: PriorRecord
     delta: ForegroundDelta | None = None
     text: dict[object, list[TextColumns]] = field(default_factory=dict)  # K each, by uuid of the conditioning entry
     sigma_start: float = float("inf")
     sigma_end: float = 0.0
     maps: PriorMaps | None = None
+    record: PriorRecord | None = None
     active: bool = False
     _masks: dict[Block, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     _collector: PriorCollector | None = None
@@ -76,6 +77,11 @@ class BlendRun:
     def last(self) -> Block:
         """The block of the last self-attention, whose map is the structure prior."""
         return self.blocks[-1]
+
+    def start(self, latent_shape: torch.Size) -> None:
+        """Start a run on latents (rows, 4, h, w) with an empty record."""
+        size = (latent_shape[-2] * PIXELS, latent_shape[-1] * PIXELS)
+        self.record = PriorRecord(self.options.hardness, self.layout.foregrounds, size, self.last)
 
     def begin_evaluation(self, sigma: float) -> bool:
         """Start one model evaluation; returns whether it needs a prior pass first."""
@@ -143,7 +149,7 @@ class Forward:
                 f"the model got {rows} rows for {len(chunks)} conditionings of {self.streams} streams each; another node "
                 "changes the batch inside the model and cannot be combined with LayerFusion"
             )
-        self.chunks = len(chunks)
+        self.rows, self.chunks = rows, len(chunks)
         self.samples = rows // (self.chunks * self.streams)
         uuids = transformer_options["uuids"]
         self.collect = [
@@ -163,14 +169,20 @@ class Forward:
         return self.foreground(x)[chunk * self.samples : (chunk + 1) * self.samples]
 
 
-def _grid(extra_options: dict, tokens: int) -> Grid:
+def _grid(extra_options: dict) -> Grid:
+    """Token rows and columns of the block under way."""
     height, width = extra_options["activations_shape"][-2:]
-    if height * width != tokens:
-        raise ValueError(
-            f"an attention got {tokens} tokens where the picture has {height} x {width} = {height * width}: a node that "
-            "merges tokens or tiles attention (HyperTile, token merging) is on base_model; remove it for LayerFusion"
-        )
     return height, width
+
+
+def _require_all_tokens(forward: Forward, n: torch.Tensor, extra_options: dict) -> None:
+    height, width = _grid(extra_options)
+    if n.shape[:2] != (forward.rows, height * width):
+        raise ValueError(
+            f"an attention got {n.shape[0]} x {n.shape[1]} tokens where {forward.rows} pictures of {height} x {width} = "
+            f"{height * width} tokens were expected: a node that merges tokens or tiles attention (HyperTile, token "
+            "merging) is on base_model; remove it for LayerFusion"
+        )
 
 
 def _input_patch(site: str):
@@ -178,6 +190,8 @@ def _input_patch(site: str):
 
     def patch(n, context, value, extra_options):
         forward: Forward | None = extra_options.get(KEY)
+        if forward is not None:
+            _require_all_tokens(forward, n, extra_options)
         if forward is not None and forward.run.delta is not None:
             forward.inputs = {
                 "to_q": forward.foreground(n), "to_k": forward.foreground(context), "to_v": forward.foreground(value)
@@ -221,7 +235,7 @@ def _collect(forward: Forward, block: Block, site: str, q, k, extra_options) -> 
         return
     for chunk, text, collector in forward.collect:
         queries, keys = forward.positive(q, chunk), forward.positive(k, chunk)
-        grid = _grid(extra_options, q.shape[1])
+        grid = _grid(extra_options)
         if site == "attn1":
             collector.add_structure(structure_scores(queries.flatten(0, 1), keys.flatten(0, 1), heads), grid)
         else:
@@ -253,7 +267,6 @@ def _output_patch(site: str, blocks: frozenset[Block]):
             forward.inputs = {}
         if not forward.blends or not run.options.blends_site(site):
             return n
-        _grid(extra_options, n.shape[1])
         soft, hard = (m.to(n.device).repeat(forward.chunks, 1, 1) for m in run.masks(block))
         a = run.layout.grouped(n)
         mode, strength = run.options.background_mode, run.options.strength

@@ -13,7 +13,7 @@ from ..streams import StreamLayout
 from .conditioning import check_conditioning, text_columns
 from .engine import PRIOR_PASS, BlendRun, install, transformer_blocks
 from .families import require_sdxl
-from .sampling import PIXELS, check_latent
+from .sampling import check_latent
 
 
 class _OneEvaluation(comfy.samplers.Sampler):
@@ -55,17 +55,15 @@ def extract_priors(
     if not 0 < noise_percent <= 1:
         raise ValueError(f"noise_percent: expected above 0 and up to 1 (0.8 = the paper's figure), got {noise_percent}")
     samples = check_latent(foreground, latent)
-    size = (samples.shape[-2] * PIXELS, samples.shape[-1] * PIXELS)
     sampling = foreground.get_model_object("model_sampling")
     timestep = torch.tensor(noise_percent * (len(sampling.sigmas) - 1))
     sigmas = torch.stack([sampling.sigma(timestep).cpu().float(), torch.tensor(0.0)])
 
-    blocks = transformer_blocks(foreground)
-    record = PriorRecord(hardness, 1, size, blocks[-1])
-    run = BlendRun(StreamLayout(1), LayerFusionOptions(hardness=hardness), blocks, record)
+    run = BlendRun(StreamLayout(1), LayerFusionOptions(hardness=hardness), transformer_blocks(foreground))
+    run.start(samples.shape)
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     try:
         _PriorGuider(foreground, run, conditioning).sample(noise, samples, _OneEvaluation(), sigmas, disable_pbar=True, seed=seed)
     finally:
         run.release()
-    return record.finish()
+    return run.record.finish()

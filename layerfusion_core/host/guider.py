@@ -7,7 +7,6 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ..options import LayerFusionOptions
-from ..prior_maps import PriorRecord
 from ..streams import StreamLayout
 from .conditioning import check_conditioning, stack_streams, text_columns
 from .delta import foreground_delta
@@ -34,16 +33,13 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         cfg: float,
         options: LayerFusionOptions,
         layout: StreamLayout,
-        image_size: tuple[int, int],
     ):
         require_sdxl(base, "base_model")
         require_sdxl(foreground, "foreground_model")
         delta = foreground_delta(base, foreground)
         for name, conditioning in zip((*layout.names, "negative"), (*streams, negative)):
             check_conditioning(base, conditioning, name)
-        blocks = transformer_blocks(base)
-        record = PriorRecord(options.hardness, layout.foregrounds, image_size, blocks[-1])
-        self.run = BlendRun(layout, options, blocks, record, delta.model)
+        self.run = BlendRun(layout, options, transformer_blocks(base), delta.model)
         sampling = base.get_model_object("model_sampling")
         self.run.sigma_start = sampling.percent_to_sigma(options.start_percent)
         self.run.sigma_end = sampling.percent_to_sigma(options.end_percent)
@@ -54,10 +50,11 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         self.set_cfg(cfg)
         self.inner_set_conds({_STREAM.format(i): c for i, c in enumerate(streams)} | {"negative": negative})
 
-    def sample(self, *args, **kwargs) -> torch.Tensor:
-        """Sample as any guider does; the run's maps are dropped however it ends."""
+    def sample(self, noise: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        """Sample as any guider does, noise (N * S, 4, h, w); the run's maps are dropped however it ends."""
+        self.run.start(noise.shape)
         try:
-            return super().sample(*args, **kwargs)
+            return super().sample(noise, *args, **kwargs)
         finally:
             self.run.release()
 

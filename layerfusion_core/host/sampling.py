@@ -12,11 +12,10 @@ from comfy.model_patcher import ModelPatcher
 from ..options import LayerFusionOptions, NoiseMode
 from ..prior_maps import PriorRecord
 from ..streams import StreamLayout
+from .engine import PIXELS
 from .guider import LayerFusionGuider
 from .preview import strip_callback
 from .step_noise import share_step_noise
-
-PIXELS = 8  # per latent cell
 
 
 def check_latent(model: ModelPatcher, latent: dict) -> torch.Tensor:
@@ -79,9 +78,8 @@ def sample_layers(
     input before anything is computed.
     """
     layout = StreamLayout(len(streams) - 2)
+    guider = LayerFusionGuider(base, foreground, streams, negative, cfg, options, layout)
     samples = check_latent(base, latent)
-    size = (samples.shape[-2] * PIXELS, samples.shape[-1] * PIXELS)
-    guider = LayerFusionGuider(base, foreground, streams, negative, cfg, options, layout, size)
     schedule = comfy.samplers.KSampler(
         guider.model_patcher, steps, base.load_device, sampler_name, scheduler, denoise, guider.model_patcher.model_options
     )
