@@ -1,0 +1,178 @@
+"""The paper's equations in pure torch: priors, masks, blending, stream layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from layerfusion_pack.layerfusion_core import priors
+from layerfusion_pack.layerfusion_core.blending import blend
+from layerfusion_pack.layerfusion_core.masks import hard_mask, norm, resize_map, soft_mask, structure_prior
+from layerfusion_pack.layerfusion_core.options import BackgroundMode, LayerFusionOptions
+from layerfusion_pack.layerfusion_core.streams import StreamLayout, interleave
+
+HEADS = 4
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def probabilities(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """(B, heads, M, L), written out."""
+    q, k = (x.view(x.shape[0], x.shape[1], HEADS, -1).transpose(1, 2) for x in (q, k))
+    return torch.softmax(q @ k.transpose(2, 3) / q.shape[-1] ** 0.5, dim=-1)
+
+
+@pytest.mark.parametrize("budget", [4 * HEADS * 50, 4 * HEADS * 50 * 7, 2**30])
+def test_structure_scores_in_chunks_equal_the_whole_matrix(monkeypatch, budget):
+    monkeypatch.setattr(priors, "CHUNK_BYTES_CPU", budget)  # 1 row, 7 rows, everything at once
+    q, k = random(2, 50, 32), random(2, 50, 32, seed=1)
+    m = probabilities(q, k).mean(dim=1)
+    assert torch.allclose(priors.structure_scores(q, k, HEADS), 1 / m.square().sum(-1), rtol=1e-5)
+
+
+def test_structure_scores_never_hold_the_whole_matrix(monkeypatch):
+    monkeypatch.setattr(priors, "CHUNK_BYTES_CPU", 4 * HEADS * 300 * 16)
+    sizes, softmax = [], torch.softmax
+    monkeypatch.setattr(torch, "softmax", lambda x, dim: sizes.append(x.shape) or softmax(x, dim=dim))
+    priors.structure_scores(random(1, 300, 32), random(1, 300, 32), HEADS)
+    assert max(shape.numel() for shape in sizes) <= HEADS * 16 * 300 and len(sizes) == 19
+
+
+def test_structure_scores_count_the_tokens_attended_to():
+    uniform = priors.structure_scores(torch.zeros(1, 10, 32), random(1, 10, 32), HEADS)
+    assert torch.allclose(uniform, torch.full((1, 10), 10.0))
+    one = torch.eye(8).repeat(1, HEADS).unsqueeze(0) * 100  # every token attends to itself alone
+    assert torch.allclose(priors.structure_scores(one, one, HEADS), torch.ones(1, 8), atol=1e-3)
+
+
+def test_content_confidence_reads_the_end_column():
+    q, k = random(2, 20, 32), random(2, 77, 32, seed=1)
+    p = probabilities(q, k).mean(dim=1)
+    assert torch.allclose(priors.content_confidence(q, k, HEADS, torch.tensor([8])), p[..., 8], rtol=1e-5)
+    several = priors.content_confidence(q, k, HEADS, torch.tensor([3, 8]))
+    assert torch.allclose(several, p[..., [3, 8]].mean(-1), rtol=1e-5)
+
+
+def test_content_confidence_ignores_a_repeated_prompt():
+    q, k = random(1, 20, 32), random(1, 77, 32, seed=1)
+    column = torch.tensor([8])
+    once = priors.content_confidence(q, k, HEADS, column)
+    assert torch.allclose(priors.content_confidence(q, k.repeat(1, 3, 1), HEADS, column, tokens=77), once)
+
+
+def test_priors_are_fp32_whatever_comes_in():
+    q, k = random(1, 20, 32).half(), random(1, 20, 32, seed=1).half()
+    assert priors.structure_scores(q, k, HEADS).dtype == torch.float32
+
+
+def test_norm_spans_zero_to_one_per_image_and_survives_a_flat_one():
+    x = torch.tensor([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0]])
+    assert torch.equal(norm(x), torch.tensor([[0.0, 1.0, 0.5], [0.0, 0.0, 0.0]]))
+
+
+def test_structure_prior_is_high_where_attention_is_concentrated():
+    assert torch.equal(structure_prior(torch.tensor([[1.0, 4096.0, 2048.5]])), torch.tensor([[1.0, 0.0, 0.5]]))
+
+
+def test_masks():
+    structure, content = torch.tensor([[1.0, 0.5, 0.0, 1.0]]), torch.tensor([[0.4, 0.4, 0.9, 0.0]])
+    soft = soft_mask(structure, content)
+    assert torch.allclose(soft, torch.tensor([[1.0, 0.5, 0.0, 0.0]]))
+    hard = hard_mask(soft, 10.0)
+    assert torch.allclose(hard, torch.sigmoid(torch.tensor([[5.0, 0.0, -5.0, -5.0]])))
+    assert hard.max() < 0.994, "the hard mask is not renormalised"
+
+
+def test_resize_averages_areas():
+    x = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
+    assert torch.equal(resize_map(x, (2, 2), (1, 1)), torch.tensor([[1.5]]))
+    assert resize_map(x, (2, 2), (2, 2)) is x
+    assert resize_map(random(1, 80), (8, 10), (4, 5)).shape == (1, 20)
+
+
+LAYOUT = StreamLayout(1)
+A = random(2, 3, 6, 5)
+SOFT, HARD = torch.rand(2, 1, 6, generator=torch.Generator().manual_seed(2)), torch.rand(
+    2, 1, 6, generator=torch.Generator().manual_seed(3)
+)
+
+
+def written_out(mode: BackgroundMode, site: str) -> list[torch.Tensor]:
+    """The equations of the paper, as printed."""
+    fg, bl, bg = A.unbind(1)
+    s, h = SOFT[:, 0, :, None], HARD[:, 0, :, None]
+    new_bl = fg * s + bl * (1 - s)
+    new_fg = new_bl * h + fg * (1 - h)
+    new_bg = bg
+    if mode == "adapt" or (mode == "adapt_self" and site == "attn1"):
+        new_bg = new_bl * (1 - s) + bg * s
+    if mode == "literal":
+        new_bg = new_bl * s + bg * (1 - s)
+    if mode == "from_background":
+        new_bl = new_bl * s + bg * (1 - s)
+    return [new_fg, new_bl, new_bg]
+
+
+@pytest.mark.parametrize("site", ["attn1", "attn2"])
+@pytest.mark.parametrize("mode", list(BackgroundMode))
+def test_blending_equals_the_equations(mode, site):
+    found = blend(A, SOFT, HARD, LAYOUT, mode, site).unbind(1)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, written_out(mode, site)))
+
+
+def test_strength_interpolates_and_zero_is_the_input_itself():
+    full = blend(A, SOFT, HARD, LAYOUT, BackgroundMode.ADAPT, "attn1")
+    half = blend(A, SOFT, HARD, LAYOUT, BackgroundMode.ADAPT, "attn1", 0.5)
+    assert torch.allclose(half, (A + full) / 2, atol=1e-6)
+    assert blend(A, SOFT, HARD, LAYOUT, BackgroundMode.ADAPT, "attn1", 0.0) is A
+
+
+def test_blending_leaves_its_input_alone_and_keeps_its_type():
+    half, before = A.half(), A.half().clone()
+    assert blend(half, SOFT, HARD, LAYOUT, BackgroundMode.ADAPT, "attn1").dtype == torch.float16
+    assert torch.equal(half, before)
+
+
+def test_zero_and_one_masks():
+    zeros, ones = torch.zeros(2, 1, 6), torch.ones(2, 1, 6)
+    fg, bl, bg = A.unbind(1)
+    nothing = blend(A, zeros, zeros, LAYOUT, BackgroundMode.LITERAL, "attn1").unbind(1)
+    assert all(torch.equal(a, b) for a, b in zip(nothing, (fg, bl, bg)))
+    everything = blend(A, ones, ones, LAYOUT, BackgroundMode.ADAPT, "attn1").unbind(1)
+    assert torch.equal(everything[1], fg) and torch.equal(everything[2], bg)
+
+
+def test_two_foregrounds_are_composited_in_order():
+    layout, a = StreamLayout(2), random(1, 4, 6, 5, seed=4)
+    soft = torch.zeros(1, 2, 6)
+    soft[0, 0, :4], soft[0, 1, 2:] = 1.0, 1.0  # the second lies over the first where both are
+    found = blend(a, soft, torch.zeros(1, 2, 6), layout, BackgroundMode.ADAPT, "attn1")[0]
+    first, second, _, background = a[0]
+    assert torch.allclose(found[layout.blended], torch.cat([first[:2], second[2:]]))
+    assert torch.equal(found[layout.background], background), "covered everywhere: the background keeps its own"
+
+
+def test_layout_stacks_and_splits():
+    streams = [torch.full((2, 1), float(i)) for i in range(3)]
+    rows = LAYOUT.stack(streams)
+    assert rows.flatten().tolist() == [0, 1, 2, 0, 1, 2]
+    assert all(torch.equal(a, b) for a, b in zip(LAYOUT.split(rows), streams))
+    assert torch.equal(interleave(streams), rows)
+    assert StreamLayout(2).names == ("foreground 1", "foreground 2", "blended", "background")
+
+
+def test_layout_errors():
+    with pytest.raises(ValueError, match="at least one foreground"):
+        StreamLayout(0)
+    with pytest.raises(ValueError, match="expected 3 streams .foreground, blended, background., got 2"):
+        LAYOUT.stack([torch.zeros(1), torch.zeros(1)])
+    with pytest.raises(ValueError, match="the batch holds 4 rows, which is no multiple of the 3 streams"):
+        LAYOUT.grouped(torch.zeros(4, 1))
+
+
+def test_options_take_plain_values():
+    options = LayerFusionOptions(background_mode="literal", prior_mode="previous_step", noise="independent")
+    assert options.background_mode is BackgroundMode.LITERAL
+    assert options.blends and not LayerFusionOptions(strength=0.0).blends
+    assert not LayerFusionOptions(self_attention=False, cross_attention=False).blends

@@ -1,0 +1,68 @@
+"""Collecting priors and showing them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from layerfusion_pack.layerfusion_core.prior_maps import PriorCollector, PriorRecord
+from layerfusion_pack.layerfusion_core.visualise import enlarge, heat, prior_strip
+
+COARSE, FINE = ("middle", 0, 0), ("output", 5, 1)
+
+
+def collected() -> PriorCollector:
+    collector = PriorCollector(FINE)
+    collector.add_content(COARSE, torch.tensor([[0.1, 0.2]]), (1, 2))
+    collector.add_structure(torch.tensor([[1.0, 9.0, 5.0, 9.0, 9.0, 1.0, 9.0, 9.0]]), (2, 4))
+    collector.add_content(FINE, torch.full((1, 8), 0.5), (2, 4))
+    return collector
+
+
+def record() -> PriorRecord:
+    record = PriorRecord(10.0, 1, (16, 32), FINE)
+    record.add(14.6, collected().finish())
+    return record.finish()
+
+
+def test_masks_of_each_block_on_its_own_grid():
+    maps = collected().finish()
+    assert torch.allclose(maps.structure, torch.tensor([[1.0, 0, 0.5, 0, 0, 1.0, 0, 0]]))
+    assert torch.allclose(maps.soft(FINE), maps.structure)
+    # area average of s' over halves of 2 x 2 tokens: 0.5 and 0.125, times 0.1 and 0.2
+    assert torch.allclose(maps.soft(COARSE), torch.tensor([[1.0, 0.0]]))
+
+
+def test_several_conditionings_are_averaged():
+    collector = collected()
+    collector.add_structure(torch.full((1, 8), 1.0), (2, 4))
+    collector.add_content(FINE, torch.full((1, 8), 0.1), (2, 4))
+    assert torch.allclose(collector.finish().content[FINE], torch.full((1, 8), 0.3))
+
+
+def test_nothing_collected_is_none():
+    assert PriorCollector(FINE).finish() is None
+
+
+def test_record_shows_the_four_maps():
+    found = record().images(0)
+    assert list(found) == ["structure", "content", "soft", "hard"]
+    assert all(x.shape == (1, 2, 4) and 0 <= x.min() and x.max() <= 1 for x in found.values())
+    assert prior_strip(record(), -1).shape == (1, 16, 4 * 32, 3)
+
+
+def test_record_errors():
+    with pytest.raises(ValueError, match="no priors were recorded: blending was off"):
+        PriorRecord(10.0, 1, (16, 16), FINE).images(0)
+    with pytest.raises(ValueError, match="step 3 does not exist: 1 evaluations"):
+        record().images(3)
+    with pytest.raises(ValueError, match="block input.4.0 does not exist; this model has: middle.0.0, output.5.1"):
+        record().images(0, ("input", 4, 0))
+
+
+def test_heat_runs_from_blue_to_red():
+    low, middle, high = heat(torch.tensor([0.0, 0.5, 1.0]))
+    assert low[2] > 0.4 and low[0] == 0 and middle[1] == 1 and high[0] > 0.4 and high[2] == 0
+
+
+def test_enlarge_repeats_tokens():
+    assert torch.equal(enlarge(torch.tensor([[[0.0, 1.0]]]), (1, 4)), torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]))
