@@ -6,12 +6,13 @@ import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ..options import LayerFusionOptions
+from ..options import LayerFusionOptions, NoiseMode
 from ..streams import StreamLayout
 from .conditioning import check_conditioning, stack_streams, text_columns
 from .delta import foreground_delta
 from .engine import PRIOR_PASS, BlendRun, install, transformer_blocks
 from .families import require_sdxl
+from .step_noise import share_step_noise
 
 _STREAM = "layerfusion_stream_{}"
 
@@ -50,11 +51,19 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         self.set_cfg(cfg)
         self.inner_set_conds({_STREAM.format(i): c for i, c in enumerate(streams)} | {"negative": negative})
 
-    def sample(self, noise: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        """Sample as any guider does, noise (N * S, 4, h, w); the run's maps are dropped however it ends."""
+    def sample(self, noise: torch.Tensor, latent_image: torch.Tensor, sampler, *args, **kwargs) -> torch.Tensor:
+        """Sample as any guider does, noise and latent (N * S, 4, h, w); the run's maps are dropped however it ends."""
+        layout, options = self.run.layout, self.run.options
+        if noise.ndim != 4 or noise.shape[0] % layout.count:
+            raise ValueError(
+                f"expected a latent batch of {layout.count} streams per picture, got shape {tuple(noise.shape)}; put "
+                "LayerFusion Stack Latents between the latent and the sampler"
+            )
+        if options.noise is NoiseMode.SHARED:
+            sampler = share_step_noise(sampler, layout)
         self.run.start(noise.shape)
         try:
-            return super().sample(noise, *args, **kwargs)
+            return super().sample(noise, latent_image, sampler, *args, **kwargs)
         finally:
             self.run.release()
 

@@ -15,7 +15,6 @@ from ..streams import StreamLayout
 from .engine import PIXELS
 from .guider import LayerFusionGuider
 from .preview import strip_callback
-from .step_noise import share_step_noise
 
 
 def check_latent(model: ModelPatcher, latent: dict) -> torch.Tensor:
@@ -83,19 +82,46 @@ def sample_layers(
     schedule = comfy.samplers.KSampler(
         guider.model_patcher, steps, base.load_device, sampler_name, scheduler, denoise, guider.model_patcher.model_options
     )
-    sampler = comfy.samplers.sampler_object(sampler_name)
-    if options.noise is NoiseMode.SHARED:
-        sampler = share_step_noise(sampler, layout)
     noise = start_noise(latent, samples, seed, options.noise, layout)
     rows = guider.sample(
         noise,
         samples.repeat_interleave(layout.count, dim=0),
-        sampler,
+        comfy.samplers.sampler_object(sampler_name),
         schedule.sigmas,
         denoise_mask=stream_mask(latent, layout),
         callback=strip_callback(base, len(schedule.sigmas) - 1, layout),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     ).to(comfy.model_management.intermediate_device())
-    out = {k: v for k, v in latent.items() if not k.startswith("downscale_ratio")}
-    return [{**out, "samples": stream.contiguous()} for stream in layout.split(rows)], guider.run.record.finish()
+    layers = split_latent({**latent, "samples": rows}, layout)
+    kept = {key: latent[key] for key in ("noise_mask", "batch_index") if key in latent}
+    return [{**layer, **kept} for layer in layers], guider.run.record.finish()
+
+
+def stack_latent(latent: dict, layout: StreamLayout) -> dict:
+    """A LATENT (N, 4, h, w) repeated for the streams: (N * S, 4, h, w), rows interleaved.
+
+    Its batch_index gives the streams of a sample the same noise in every node that honours it (Random Noise does).
+    """
+    samples = latent["samples"]
+    indices = latent.get("batch_index") or range(samples.shape[0])
+    out = {
+        **latent,
+        "samples": samples.repeat_interleave(layout.count, dim=0),
+        "batch_index": [i for i in indices for _ in range(layout.count)],
+    }
+    mask = stream_mask(latent, layout)
+    return out if mask is None else {**out, "noise_mask": mask}
+
+
+def split_latent(latent: dict, layout: StreamLayout) -> list[dict]:
+    """Undo `stack_latent`: a LATENT per stream in layout order."""
+    samples = latent.get("samples")
+    if not isinstance(samples, torch.Tensor) or samples.ndim != 4 or samples.shape[0] % layout.count:
+        shape = tuple(samples.shape) if isinstance(samples, torch.Tensor) else type(samples).__name__
+        raise ValueError(
+            f"expected a latent batch of {layout.count} streams per picture ({', '.join(layout.names)}), got {shape}; "
+            "connect the output of a sampler whose latent came from LayerFusion Stack Latents"
+        )
+    out = {k: v for k, v in latent.items() if not k.startswith("downscale_ratio") and k not in ("noise_mask", "batch_index")}
+    return [{**out, "samples": stream.contiguous()} for stream in layout.split(samples)]

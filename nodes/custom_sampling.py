@@ -1,0 +1,96 @@
+"""The same engine under SamplerCustomAdvanced, with any sampler and sigmas."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..layerfusion_core.host.guider import LayerFusionGuider
+from ..layerfusion_core.host.sampling import split_latent, stack_latent
+from ..layerfusion_core.options import LayerFusionOptions
+from ..layerfusion_core.streams import StreamLayout
+from .options import Options
+
+CATEGORY = "LayerFusion/custom sampling"
+
+
+class LayerFusionGuiderNode(io.ComfyNode):
+    """A GUIDER that denoises the three layers together."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LayerFusionGuider",
+            display_name="LayerFusion Guider",
+            category=CATEGORY,
+            description="Guider for SamplerCustomAdvanced. Its latent must come from LayerFusion Stack Latents; Split Latents "
+            "takes the result apart.",
+            inputs=[
+                io.Model.Input("base_model", tooltip="Any SDXL model; denoises background and blended picture."),
+                io.Model.Input("foreground_model", tooltip="The same model with foreground weights on top."),
+                io.Conditioning.Input("foreground", tooltip="The object alone, without a scene."),
+                io.Conditioning.Input("background", tooltip="The scene without the object."),
+                io.Conditioning.Input("blended", tooltip="The whole picture."),
+                io.Conditioning.Input("negative", tooltip="What no layer should show."),
+                io.Float.Input(
+                    "cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance scale, for all layers."
+                ),
+                Options.Input("options", optional=True, tooltip="LayerFusion Options; the defaults without."),
+            ],
+            outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, base_model, foreground_model, foreground, background, blended, negative, cfg, options=None
+    ) -> io.NodeOutput:
+        streams = [foreground, blended, background]
+        options = options or LayerFusionOptions()
+        return io.NodeOutput(
+            LayerFusionGuider(base_model, foreground_model, streams, negative, cfg, options, StreamLayout(1))
+        )
+
+
+class LayerFusionStackLatents(io.ComfyNode):
+    """Gives every layer its row of the latent batch."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LayerFusionStackLatents",
+            display_name="LayerFusion Stack Latents",
+            category=CATEGORY,
+            description="Repeat a latent for foreground, blended and background, with the same noise for the three.",
+            inputs=[io.Latent.Input("latent", tooltip="Size and batch of the layers; an Empty Latent Image as a rule.")],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="Three rows per picture.")],
+        )
+
+    @classmethod
+    def execute(cls, latent) -> io.NodeOutput:
+        return io.NodeOutput(stack_latent(latent, StreamLayout(1)))
+
+
+class LayerFusionSplitLatents(io.ComfyNode):
+    """Takes the layers out of the latent batch."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LayerFusionSplitLatents",
+            display_name="LayerFusion Split Latents",
+            category=CATEGORY,
+            description="Undo Stack Latents after sampling.",
+            inputs=[io.Latent.Input("latent", tooltip="Output of SamplerCustomAdvanced with a LayerFusion Guider.")],
+            outputs=[
+                io.Latent.Output(display_name="foreground", tooltip="The object on grey; LayerFusion Decode cuts it out."),
+                io.Latent.Output(display_name="background", tooltip="The scene without the object."),
+                io.Latent.Output(display_name="blended", tooltip="The whole picture."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, latent) -> io.NodeOutput:
+        foreground, blended, background = split_latent(latent, StreamLayout(1))
+        return io.NodeOutput(foreground, background, blended)
+
+
+NODES = [LayerFusionGuiderNode, LayerFusionStackLatents, LayerFusionSplitLatents]
