@@ -26,7 +26,7 @@ NODES = {
     "LayerFusionSplitLatents": (["latent"], [(name, "LATENT") for name in LAYERS]),
     "LayerFusionExtractPriors": (["foreground_model", "foreground", "latent_image", "seed", "noise_percent"],
                                  [("structure", "IMAGE"), ("content", "IMAGE"), ("soft", "MASK"), ("hard", "MASK")]),
-    "LayerFusionPreviewPriors": (["priors", ...], [("image", "IMAGE")]),
+    "LayerFusionPreviewPriors": (["priors", "block", "step"], [("image", "IMAGE")]),
     "LayerFusionDecode": ([*LAYERS, "vae", "transparent_vae", "ensemble", "tile_size"],
                           [("foreground", "IMAGE"), ("alpha", "MASK"), ("background", "IMAGE"), ("blended", "IMAGE")]),
     "LayerFusionEncode": (["image", "vae", "mask", "transparent_vae", "offset_scale"], [("foreground", "LATENT")]),
@@ -34,17 +34,14 @@ NODES = {
     "LayerFusionComposite": (["foreground", "background", "light", "blended", "gain"],
                              [("image", "IMAGE"), ("difference", "IMAGE")]),
 }
-"""Node id -> inputs in order (... : more may follow), outputs in order. Frozen: saved graphs depend on it."""
+"""Node id -> inputs in order, outputs in order. Saved graphs depend on it: new inputs go to the end."""
 
 
 @pytest.mark.parametrize("node", NODES)
 def test_inputs_and_outputs_are_those_that_saved_graphs_use(node, object_info):
     info = object_info[node]
     inputs, outputs = NODES[node]
-    names = [name for name, _, _ in graph.inputs_of(info)]
-    if inputs[-1:] == [...]:
-        inputs, names = inputs[:-1], names[: len(inputs) - 1]
-    assert names == inputs
+    assert [name for name, _, _ in graph.inputs_of(info)] == inputs
     assert list(zip(info["output_name"], info["output"])) == outputs
 
 

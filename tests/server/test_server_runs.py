@@ -26,6 +26,12 @@ def run_demo(client, api, workflow=None):
     return run, demo.collect(client, api, run)
 
 
+def without_priors(api):
+    """The graph without its prior preview, for runs that record none."""
+    priors = graph.node_id(api, "LayerFusionPreviewPriors")
+    return {key: node for key, node in api.items() if key != priors and node["inputs"].get("images") != [priors, 0]}
+
+
 @pytest.fixture(scope="module")
 def first_run(server, demo_graph, demo_workflow):
     """One complete run that several tests look at."""
@@ -96,13 +102,37 @@ def test_options_reach_the_sampler(client, demo_graph, first_run):
         "background_mode": "adapt", "prior_mode": "exact", "hardness": 10.0, "strength": 0.0, "start_percent": 0.0,
         "end_percent": 1.0, "noise": "shared", "blend_self_attention": True, "blend_cross_attention": True}}
     api[graph.node_id(api, "LayerFusionKSampler")]["inputs"]["options"] = ["options", 0]
-    priors = graph.node_id(api, "LayerFusionPreviewPriors")  # without blending there are none to show
-    api = {key: node for key, node in api.items() if key != priors and node["inputs"].get("images") != [priors, 0]}
-    run = client.follow(client.queue(api))
+    run = client.follow(client.queue(without_priors(api)))
     assert run.status == "success", run.error
     saved = run.images(graph.node_id(api, "LayerFusionSaveLayers"))
     blended = next(image for image in saved if "blended" in image["filename"])
     assert not numpy.array_equal(pixels(client.fetch(blended)), pixels(first_run[1]["blended"]))
+
+
+def test_custom_sampling_gives_what_the_sampler_gives(client, demo_graph, first_run):
+    """Guider, Stack and Split Latents around ComfyUI's own SamplerCustomAdvanced, put in the place of the sampler."""
+    api = demo_graph()
+    sampler = graph.node_id(api, "LayerFusionKSampler")
+    given = api[sampler]["inputs"]
+    sockets = ("base_model", "foreground_model", *demo.PROMPTS, "cfg")
+    parts = {
+        "guider": ("LayerFusionGuider", {name: given[name] for name in sockets}),
+        "noise": ("RandomNoise", {"noise_seed": given["seed"]}),
+        "algorithm": ("KSamplerSelect", {"sampler_name": given["sampler_name"]}),
+        "sigmas": ("BasicScheduler", {"model": given["base_model"], "scheduler": given["scheduler"],
+                                      "steps": given["steps"], "denoise": 1.0}),
+        "stack": ("LayerFusionStackLatents", {"latent": given["latent_image"]}),
+        "run": ("SamplerCustomAdvanced", {"noise": ["noise", 0], "guider": ["guider", 0], "sampler": ["algorithm", 0],
+                                          "sigmas": ["sigmas", 0], "latent_image": ["stack", 0]}),
+        sampler: ("LayerFusionSplitLatents", {"latent": ["run", 0]}),
+    }
+    api = without_priors(api) | {key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in parts.items()}
+    run = client.follow(client.queue(api))
+    assert run.status == "success", run.error
+    for image in run.images(graph.node_id(api, "LayerFusionSaveLayers")):
+        name = next(stream for stream in STREAMS if stream in image["filename"])
+        ours = pixels(client.fetch(image)).astype(int)
+        assert abs(ours - pixels(first_run[1][name])).max() <= 1, name
 
 
 def test_a_value_out_of_range_is_refused_by_name(client, demo_graph):
