@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -19,11 +20,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--pairs", type=int, default=40, help="pairs whose pictures go into the page")
     options = parser.parse_args(argv)
-    page, results, table = (_part(name) for name in ("page", "results", "table"))
-    rows = results.read(options.out)
+    page, results, table = (part(name) for name in ("page", "results", "table"))
+    rows = results.latest(options.out)
     if not rows:
         parser.error(f"{options.out} holds no results")
-    rows = [row for row in rows if row["key"] == rows[-1]["key"]]  # of the weights and settings that ran last
     text = table.markdown(rows) + "\n" + table.markdown(rows, table.ALPHA_COLUMNS)
     (options.out / "table.md").write_text(text, encoding="utf-8")
     (options.out / "table.csv").write_text(table.as_csv(rows), encoding="utf-8")
@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _part(name: str):
-    """A module of this folder, which is loaded as a package without the host."""
+def part(name: str):
+    """A module of this folder, loaded as a package; none but run.py needs the host."""
     if PACKAGE not in sys.modules:
         spec = importlib.util.spec_from_file_location(
             PACKAGE, FOLDER / "__init__.py", submodule_search_locations=[str(FOLDER)]

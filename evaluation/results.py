@@ -30,10 +30,19 @@ def read(out: Path, key: str | None = None) -> list[dict]:
     return list(found.values())
 
 
+def latest(out: Path) -> list[dict]:
+    """The lines made with the weights and settings that ran last."""
+    rows = read(out)
+    return [row for row in rows if row["key"] == rows[-1]["key"]]
+
+
 def append(out: Path, rows: list[dict]) -> None:
     """Add lines; NaN becomes null. One write, so that workers do not mix their lines."""
     text = "".join(json.dumps({k: _plain(v) for k, v in row.items()}) + "\n" for row in rows)
-    with (out / LINES).open("a", encoding="utf-8") as file:
+    path = out / LINES
+    if path.is_file() and not path.read_bytes().endswith(b"\n"):
+        text = "\n" + text  # behind a line that a killed run left unfinished
+    with path.open("a", encoding="utf-8") as file:
         file.write(text)
 
 

@@ -68,6 +68,8 @@ def test_lines_survive_a_kill_and_keep_to_their_key(tmp_path):
         file.write('{"key": "b", "meth')
     assert results.read(tmp_path, "a") == [{"key": "a", "method": "adapt", "index": 0, "x": None}]
     assert results.read(tmp_path, "b")[0]["x"] == pytest.approx(0.12346)
+    results.append(tmp_path, [{"key": "b", "method": "adapt", "index": 1}])
+    assert [row["index"] for row in results.latest(tmp_path)] == [0, 1]
 
 
 def test_bootstrap_interval_holds_the_mean_of_what_was_drawn():

@@ -1,0 +1,81 @@
+"""The evaluation as `dev.py evaluate` runs it: a worker process on the host, killed and resumed, then the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from layerfusion_pack.evaluation import experiments, generate, methods, models, prompts
+from layerfusion_pack.layerfusion_core.blending import blend
+from layerfusion_pack.layerfusion_core.options import BackgroundMode
+from layerfusion_pack.layerfusion_core.streams import StreamLayout
+
+EVALUATION = Path(__file__).resolve().parents[2] / "evaluation"
+
+
+def script(name: str, *arguments: str) -> str:
+    """Run a script of the evaluation; returns what it said."""
+    done = subprocess.run(
+        [sys.executable, str(EVALUATION / name), *arguments], capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout + done.stderr
+
+
+def test_run_resume_and_report(host, tmp_path):
+    command = ["--host", str(host), "--out", str(tmp_path), "--n", "2", "--steps", "2", "--methods", "adapt,sequential"]
+    assert "done 6 of 6" in script("run.py", *command)
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert {(row["method"], row["index"]) for row in rows} == {
+        (method, index) for method in ("independent", "adapt", "sequential") for index in (0, 1)
+    }
+    assert all(row["alpha_iou"] == 1.0 for row in rows if row["method"] != "adapt")
+    (tmp_path / "results.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:40])  # killed while it wrote
+    assert "done 1 of 1" in script("run.py", *command)
+    script("report.py", str(tmp_path))
+    assert (tmp_path / "table.md").read_text().count("| 2 |") == 6
+    assert (tmp_path / "index.html").read_text().count("<img ") == 6
+
+
+def test_a_pair_is_the_same_in_any_batch():
+    settings = models.Settings(size=64, steps=2, cfg=4.5, ensemble=1)
+    maker = generate.Generator(models.load("demo"), settings)
+    pairs = [pair for pair in prompts.read(prompts.FOLDER / "demo.txt")[:5] if "glass" not in pair.foreground]
+    together = maker.trios(methods.ALL["adapt"], pairs[:3])
+    alone = maker.trios(methods.ALL["adapt"], pairs[2:3])
+    for name in ("foreground", "alpha", "background", "blended"):
+        assert torch.allclose(getattr(together, name)[2:], getattr(alone, name), atol=1e-3)
+
+
+def test_prompts_of_other_lengths_get_batches_of_their_own():
+    maker = generate.Generator(models.load("demo"), models.DEMO)
+    pairs = prompts.read(prompts.FOLDER / "demo.txt")[:40]
+    groups = maker.groups(pairs, 10)
+    assert sorted(pair.index for group in groups for pair in group) == list(range(40))
+    assert all(len({"glass" in pair.foreground for pair in group}) == 1 for group in groups)
+    assert max(map(len, groups)) <= 10
+
+
+@pytest.mark.parametrize("name", experiments.UPDATES)
+def test_experiments_leave_the_foreground_alone_and_fit_where_masks_are_plain(name):
+    """With a mask of zeros everywhere blended and background agree as the update says; with ones each keeps its own."""
+    layout, a = StreamLayout(1), torch.randn(2, 3, 16, 8)
+    update = experiments._blend_with(blend, experiments.UPDATES[name])
+    for level in (0.0, 1.0):
+        mask = torch.full((2, 1, 16), level)
+        out = update(a, mask, mask, layout, BackgroundMode.ADAPT, "attn1")
+        plain = blend(a, mask, mask, layout, BackgroundMode.OFF, "attn1")
+        assert torch.allclose(out[:, 0], plain[:, 0])
+        if level:
+            assert torch.allclose(out, plain, atol=1e-6)
+        else:
+            assert torch.allclose(out[:, 1], out[:, 2], atol=1e-6)
+    assert torch.equal(update(a, mask, mask, layout, BackgroundMode.ADAPT, "attn1", 0.0), a)
