@@ -101,7 +101,7 @@ class LayerFusionDecode(io.ComfyNode):
                     step=64,
                     optional=True,
                     tooltip="0: the alpha decoder takes the picture in one piece, and tiles only when memory "
-                    "is short. Otherwise the side of its tiles in pixels: less memory, slightly different alpha.",
+                    "is short. Otherwise the side of its tiles in pixels: less memory, less exact alpha.",
                 ),
             ],
             outputs=[
