@@ -37,7 +37,9 @@ def blend(
     for k, a_fg in enumerate(foregrounds):
         a_bl = torch.lerp(a_bl, a_fg, soft[:, k])  # a'_BL = a_FG soft + a_BL (1 - soft)
         keep = keep * (1.0 - soft[:, k])
-    new = [torch.lerp(a_fg, a_bl, hard[:, k]) for k, a_fg in enumerate(foregrounds)]  # a'_FG = a'_BL hard + a_FG (1 - hard)
+    new = [
+        torch.lerp(a_fg, a_bl, hard[:, k]) for k, a_fg in enumerate(foregrounds)
+    ]  # a'_FG = a'_BL hard + a_FG (1 - hard)
 
     a_bg = streams[bg]
     if background == BackgroundMode.ADAPT or (background == BackgroundMode.ADAPT_SELF and site == "attn1"):

@@ -24,7 +24,8 @@ class LayerFusionTextEncode(io.ComfyNode):
                     tooltip="The object alone, e.g. 'a glass bottle'. Do not name a scene here: it would end up in the cut-out.",
                 ),
                 io.String.Input(
-                    "background", multiline=True, dynamic_prompts=True, tooltip="The scene without the object, e.g. 'a wooden table by a window'."
+                    "background", multiline=True, dynamic_prompts=True,
+                    tooltip="The scene without the object, e.g. 'a wooden table by a window'.",
                 ),
                 io.String.Input(
                     "blended", multiline=True, dynamic_prompts=True, default="",

@@ -32,7 +32,13 @@ class LayerFusionGuiderNode(io.ComfyNode):
                 io.Conditioning.Input("blended", tooltip="The whole picture."),
                 io.Conditioning.Input("negative", tooltip="What no layer should show."),
                 io.Float.Input(
-                    "cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance scale, for all layers."
+                    "cfg",
+                    default=7.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Guidance scale, for all layers.",
                 ),
                 Options.Input("options", optional=True, tooltip="LayerFusion Options; the defaults without."),
             ],
@@ -60,7 +66,9 @@ class LayerFusionStackLatents(io.ComfyNode):
             display_name="LayerFusion Stack Latents",
             category=CATEGORY,
             description="Repeat a latent for foreground, blended and background, with the same noise for the three.",
-            inputs=[io.Latent.Input("latent", tooltip="Size and batch of the layers; an Empty Latent Image as a rule.")],
+            inputs=[
+                io.Latent.Input("latent", tooltip="Size and batch of the layers; an Empty Latent Image as a rule.")
+            ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="Three rows per picture.")],
         )
 
@@ -81,7 +89,9 @@ class LayerFusionSplitLatents(io.ComfyNode):
             description="Undo Stack Latents after sampling.",
             inputs=[io.Latent.Input("latent", tooltip="Output of SamplerCustomAdvanced with a LayerFusion Guider.")],
             outputs=[
-                io.Latent.Output(display_name="foreground", tooltip="The object on grey; LayerFusion Decode cuts it out."),
+                io.Latent.Output(
+                    display_name="foreground", tooltip="The object on grey; LayerFusion Decode cuts it out."
+                ),
                 io.Latent.Output(display_name="background", tooltip="The scene without the object."),
                 io.Latent.Output(display_name="blended", tooltip="The whole picture."),
             ],

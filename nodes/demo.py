@@ -22,7 +22,9 @@ class LayerFusionLoadDemo(io.ComfyNode):
             inputs=[],
             outputs=[
                 io.Model.Output(display_name="base_model", tooltip="Draws backgrounds and blended pictures."),
-                io.Model.Output(display_name="foreground_model", tooltip="The base model with the demo's foreground weights."),
+                io.Model.Output(
+                    display_name="foreground_model", tooltip="The base model with the demo's foreground weights."
+                ),
                 io.Clip.Output(display_name="clip", tooltip="Two tiny text encoders that know the demo's words."),
                 io.Vae.Output(display_name="vae", tooltip="The demo's picture autoencoder."),
                 TransparentVae.Output(display_name="transparent_vae", tooltip="The demo's alpha decoder."),

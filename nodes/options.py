@@ -52,7 +52,8 @@ class LayerFusionOptionsNode(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "noise", options=[m.value for m in NoiseMode], default=default.noise.value,
-                    tooltip="shared: all layers start from the same noise, so that their layouts agree. independent: each from its own.",
+                    tooltip="shared: all layers start from the same noise, so that their layouts agree. "
+                    "independent: each from its own.",
                 ),
                 io.Boolean.Input(
                     "blend_self_attention", default=default.self_attention, tooltip="Blend the outputs of self-attention."

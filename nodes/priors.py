@@ -27,7 +27,8 @@ class LayerFusionExtractPriors(io.ComfyNode):
                 io.Conditioning.Input("foreground", tooltip="The prompt of the object."),
                 io.Latent.Input("latent_image", tooltip="A finished foreground latent."),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, tooltip="Seed of the noise added to the latent."
+                    "seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
+                    tooltip="Seed of the noise added to the latent.",
                 ),
                 io.Float.Input(
                     "noise_percent", default=0.8, min=0.01, max=1.0, step=0.01,

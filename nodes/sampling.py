@@ -45,7 +45,8 @@ class LayerFusionKSampler(io.ComfyNode):
                     "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="dpmpp_2m", tooltip="The sampling algorithm."
                 ),
                 io.Combo.Input(
-                    "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="karras", tooltip="How noise is removed over the steps."
+                    "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="karras",
+                    tooltip="How noise is removed over the steps.",
                 ),
                 io.Float.Input(
                     "denoise", default=1.0, min=0.0, max=1.0, step=0.01,

@@ -12,7 +12,6 @@ what it shows of the files (the system may drop that at any time).
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import re
@@ -24,7 +23,10 @@ import threading
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from devtools.pack import register_pack, start_host
+
 KINDS = ("attn", "diffusers-attn", "conv", "diffusers-conv")
 RANK = 256
 SDXL_UNET = dict(
@@ -37,20 +39,8 @@ SDXL_UNET = dict(
 
 
 def import_host() -> None:
-    """Put the ComfyUI of COMFYUI_PATH (or ~/comfy/ComfyUI) on the path, on the CPU."""
-    sys.path.insert(0, os.environ.get("COMFYUI_PATH") or str(Path.home() / "comfy" / "ComfyUI"))
-    from comfy.cli_args import args
-
-    args.cpu = True
-
-
-def import_pack() -> None:
-    """Make the checkout importable as `layerfusion_pack`."""
-    spec = importlib.util.spec_from_file_location(
-        "layerfusion_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    sys.modules["layerfusion_pack"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["layerfusion_pack"])
+    """Put the ComfyUI of COMFYUI_PATH (or ~/comfy/ComfyUI) on the path."""
+    start_host(Path(os.environ.get("COMFYUI_PATH") or Path.home() / "comfy" / "ComfyUI"))
 
 
 def unet_shapes() -> dict[str, tuple[int, ...]]:
@@ -133,7 +123,7 @@ class Memory:
 def measure(unet: Path, weights: Path, merge: bool) -> None:
     """Load, bind and (with merge) merge one file; print a line per stage."""
     import_host()
-    import_pack()
+    register_pack()
     import comfy.sd
     import torch
 

@@ -18,8 +18,13 @@ log = logging.getLogger(__name__)
 EOS_KEY = "layerfusion_eos"  # in a conditioning's dict: list of <EOS> columns, written by LayerFusionTextEncode
 CHUNK = 77  # tokens of one CLIP chunk
 _UNSUPPORTED = {
-    "control": "a ControlNet", "area": "an area", "mask": "a mask", "gligen": "GLIGEN boxes",
-    "hooks": "hooks", "start_percent": "a timestep range", "end_percent": "a timestep range",
+    "control": "a ControlNet",
+    "area": "an area",
+    "mask": "a mask",
+    "gligen": "GLIGEN boxes",
+    "hooks": "hooks",
+    "start_percent": "a timestep range",
+    "end_percent": "a timestep range",
 }
 
 
@@ -82,8 +87,8 @@ def text_columns(conditioning: list, device: torch.device) -> TextColumns:
 def stack_streams(names: tuple[str, ...], streams: list[list[dict]]) -> list[dict]:
     """Merge processed conds, one list per stream, into conds whose rows tile over the interleaved batch.
 
-    names: the streams' names, for messages; streams: a list of entries with "model_conds" for each. Lists of several entries (Conditioning Combine) must be equally
-    long, or of length 1, which counts for every entry of the others.
+    names: the streams' names, for messages; streams: a list of entries with "model_conds" for each. Lists of several
+    entries (Conditioning Combine) must be equally long, or of length 1, which counts for every entry of the others.
     """
     entries = max(map(len, streams))
     for name, stream in zip(names, streams):

@@ -115,7 +115,9 @@ def _differences(base: dict[str, list], foreground: dict[str, list]) -> list[tup
     """Patch entries that only one of the two models has: (key, entry, +1 for the foreground's, -1 for the base's)."""
     found = []
     for key in dict.fromkeys([*foreground, *base]):
-        ours, theirs = ([e for e in entries.get(key, []) if e[0] != 0] for entries in (foreground, base))  # strength 0: none
+        ours, theirs = (
+            [e for e in entries.get(key, []) if e[0] != 0] for entries in (foreground, base)
+        )  # strength 0: none
 
         def same(a: tuple, b: tuple) -> bool:
             return a[1] is b[1] and a[0] == b[0] and a[2:] == b[2:]

@@ -64,7 +64,9 @@ def _read(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], dict]:
             metadata = file.metadata() or {}
             return {key: file.get_tensor(key) for key in file.keys()}, json.loads(metadata.get("config", "{}"))
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"demo model: {path.name} is damaged ({error}); get it again (git checkout demo/models)") from error
+        raise ValueError(
+            f"demo model: {path.name} is damaged ({error}); get it again (git checkout demo/models)"
+        ) from error
 
 
 def _operations(groups: int):
@@ -109,7 +111,9 @@ def _load_unet(folder: Path) -> ModelPatcher:
     weights = {key.removeprefix("diffusion_model."): value.to(dtype) for key, value in weights.items()}
     missing, unexpected = model.diffusion_model.load_state_dict(weights, strict=False)
     if missing or unexpected:
-        raise ValueError(f"demo model: unet.safetensors does not fit its own configuration, first {[*missing, *unexpected][0]}")
+        raise ValueError(
+            f"demo model: unet.safetensors does not fit its own configuration, first {[*missing, *unexpected][0]}"
+        )
     offload = comfy.model_management.unet_offload_device()
     return _Patcher(model.eval().to(offload), load_device=device, offload_device=offload)
 
@@ -128,9 +132,9 @@ def _load_clip(folder: Path) -> comfy.sd.CLIP:
     }
 
     class DemoClip(comfy.sdxl_clip.SDXLClipModel):
-        def __init__(self, device="cpu", dtype=None, model_options={}):
+        def __init__(self, device="cpu", dtype=None, model_options=None):
             sizes = {f"{n}_model_config": {**shape, "hidden_act": act} for n, act in config["hidden_act"].items()}
-            super().__init__(device=device, dtype=dtype, model_options={**model_options, **sizes})
+            super().__init__(device=device, dtype=dtype, model_options={**(model_options or {}), **sizes})
 
     state = {}
     for key, value in weights.items():

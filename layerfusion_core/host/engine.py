@@ -38,7 +38,11 @@ def transformer_blocks(model: ModelPatcher) -> list[Block]:
     """The UNet's transformer blocks in execution order, from its module tree."""
     unet = model.model.diffusion_model
     found: list[Block] = []
-    for side, modules in (("input", unet.input_blocks), ("middle", [unet.middle_block]), ("output", unet.output_blocks)):
+    for side, modules in (
+        ("input", unet.input_blocks),
+        ("middle", [unet.middle_block]),
+        ("output", unet.output_blocks),
+    ):
         for number, block in enumerate(modules):
             for layer in block:
                 found += [(side, number, i) for i in range(len(getattr(layer, "transformer_blocks", [])))]
@@ -194,7 +198,9 @@ def _input_patch(site: str):
             _require_all_tokens(forward, n, extra_options)
         if forward is not None and forward.run.delta is not None:
             forward.inputs = {
-                "to_q": forward.foreground(n), "to_k": forward.foreground(context), "to_v": forward.foreground(value)
+                "to_q": forward.foreground(n),
+                "to_k": forward.foreground(context),
+                "to_v": forward.foreground(value),
             }
         return n, context, value
 
@@ -218,8 +224,12 @@ def _attention_patch(block: Block, site: str, foreign):
             out = foreign(q, k, v, extra_options)
         else:
             out = optimized_attention(
-                q, k, v, extra_options["n_heads"],
-                attn_precision=extra_options["attn_precision"], transformer_options=extra_options,
+                q,
+                k,
+                v,
+                extra_options["n_heads"],
+                attn_precision=extra_options["attn_precision"],
+                transformer_options=extra_options,
             )
         if forward is not None and forward.run.delta is not None:
             forward.inputs = {"to_out": forward.foreground(out)}
@@ -307,7 +317,5 @@ def install(model: ModelPatcher, run: BlendRun) -> ModelPatcher:
         for block in run.blocks:
             earlier = foreign[site].get(block, foreign[site].get(block[:2]))
             replace(_attention_patch(block, site, earlier), *block)
-    model.add_wrapper_with_key(
-        comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, KEY, _forward_wrapper(run)
-    )
+    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, KEY, _forward_wrapper(run))
     return model

@@ -19,7 +19,9 @@ from .sampling import check_latent
 class _OneEvaluation(comfy.samplers.Sampler):
     """Evaluates the model once, on the latent noised to the first sigma."""
 
-    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
         sampling = model_wrap.inner_model.model_sampling
         x = sampling.noise_scaling(sigmas[0], noise, latent_image, self.max_denoise(model_wrap, sigmas))
         return model_wrap(x, sigmas[0].expand(x.shape[0]), **extra_args)
@@ -31,7 +33,7 @@ class _PriorGuider(comfy.samplers.CFGGuider):
         self.run = run
         self.inner_set_conds({"positive": conditioning})
 
-    def predict_noise(self, x, timestep, model_options={}, seed=None):
+    def predict_noise(self, x, timestep, model_options=None, seed=None):
         run = self.run
         run.text = {entry["uuid"]: [text_columns(entry, x.device)] for entry in self.conds["positive"]}
         options = {**model_options, "transformer_options": {**model_options["transformer_options"], PRIOR_PASS: True}}
@@ -63,7 +65,9 @@ def extract_priors(
     run.start(samples.shape)
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     try:
-        _PriorGuider(foreground, run, conditioning).sample(noise, samples, _OneEvaluation(), sigmas, disable_pbar=True, seed=seed)
+        _PriorGuider(foreground, run, conditioning).sample(
+            noise, samples, _OneEvaluation(), sigmas, disable_pbar=True, seed=seed
+        )
     finally:
         run.release()
     return run.record.finish()

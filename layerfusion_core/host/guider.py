@@ -67,7 +67,9 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         finally:
             self.run.release()
 
-    def predict_noise(self, x: torch.Tensor, timestep: torch.Tensor, model_options: dict = {}, seed: int | None = None):
+    def predict_noise(
+        self, x: torch.Tensor, timestep: torch.Tensor, model_options: dict | None = None, seed: int | None = None
+    ):
         """One evaluation: (prior pass), shared pass of all streams with CFG. x: (N * S, 4, h, w)."""
         run = self.run
         if "positive" not in self.conds:

@@ -80,7 +80,13 @@ def sample_layers(
     guider = LayerFusionGuider(base, foreground, streams, negative, cfg, options, layout)
     samples = check_latent(base, latent)
     schedule = comfy.samplers.KSampler(
-        guider.model_patcher, steps, base.load_device, sampler_name, scheduler, denoise, guider.model_patcher.model_options
+        guider.model_patcher,
+        steps,
+        base.load_device,
+        sampler_name,
+        scheduler,
+        denoise,
+        guider.model_patcher.model_options,
     )
     noise = start_noise(latent, samples, seed, options.noise, layout)
     rows = guider.sample(
@@ -123,5 +129,9 @@ def split_latent(latent: dict, layout: StreamLayout) -> list[dict]:
             f"expected a latent batch of {layout.count} streams per picture ({', '.join(layout.names)}), got {shape}; "
             "connect the output of a sampler whose latent came from LayerFusion Stack Latents"
         )
-    out = {k: v for k, v in latent.items() if not k.startswith("downscale_ratio") and k not in ("noise_mask", "batch_index")}
+    out = {
+        k: v
+        for k, v in latent.items()
+        if not k.startswith("downscale_ratio") and k not in ("noise_mask", "batch_index")
+    }
     return [{**out, "samples": stream.contiguous()} for stream in layout.split(samples)]

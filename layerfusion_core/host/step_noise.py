@@ -38,6 +38,8 @@ def share_step_noise(sampler: KSAMPLER, layout: StreamLayout) -> KSAMPLER:
         def noise(sigma, sigma_next) -> torch.Tensor:
             return draw(sigma, sigma_next).repeat_interleave(layout.count, dim=0)
 
-        return function(model, x, sigmas, extra_args=extra_args, callback=callback, disable=disable, noise_sampler=noise, **options)
+        return function(
+            model, x, sigmas, extra_args=extra_args, callback=callback, disable=disable, noise_sampler=noise, **options
+        )
 
     return KSAMPLER(shared, sampler.extra_options, sampler.inpaint_options)

@@ -13,7 +13,12 @@ HERE = Path(__file__).resolve().parent
 
 def find_host() -> Path | None:
     """The first ComfyUI checkout found, or None."""
-    places = [os.environ.get("COMFYUI_PATH"), HERE.parents[3], Path.home() / "comfy" / "ComfyUI", Path.home() / "ComfyUI"]
+    places = [
+        os.environ.get("COMFYUI_PATH"),
+        HERE.parents[3],
+        Path.home() / "comfy" / "ComfyUI",
+        Path.home() / "ComfyUI",
+    ]
     return next((Path(p) for p in places if p and (Path(p) / "comfy" / "sd.py").is_file()), None)
 
 

@@ -8,6 +8,7 @@ import comfy.sample
 import tiny
 import torch
 from comfy.model_patcher import ModelPatcher
+
 from layerfusion_pack.layerfusion_core.host.sampling import sample_layers
 from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
 
@@ -35,7 +36,17 @@ def empty_latent(batch: int = 1, height: int = 16, width: int = 16) -> dict:
     return {"samples": torch.zeros(batch, 4, height, width)}
 
 
-def layered(pair=None, streams=None, latent=None, cfg=5.0, sampler="euler", scheduler="normal", seed=SEED, steps=STEPS, **options):
+def layered(
+    pair=None,
+    streams=None,
+    latent=None,
+    cfg=5.0,
+    sampler="euler",
+    scheduler="normal",
+    seed=SEED,
+    steps=STEPS,
+    **options,
+):
     """Run the engine; returns ([foreground, blended, background] samples, priors)."""
     base, foreground = pair or models()
     layers, record = sample_layers(
@@ -45,7 +56,9 @@ def layered(pair=None, streams=None, latent=None, cfg=5.0, sampler="euler", sche
     return [layer["samples"] for layer in layers], record
 
 
-def stock(model, positive, latent=None, cfg=5.0, sampler="euler", scheduler="normal", seed=SEED, steps=STEPS) -> torch.Tensor:
+def stock(
+    model, positive, latent=None, cfg=5.0, sampler="euler", scheduler="normal", seed=SEED, steps=STEPS
+) -> torch.Tensor:
     """What the stock KSampler makes of one prompt."""
     latent = latent or empty_latent()
     noise = comfy.sample.prepare_noise(latent["samples"], seed, latent.get("batch_index"))

@@ -9,6 +9,7 @@ import comfy.utils
 import latent_preview
 import pytest
 import torch
+
 from layerfusion_pack.layerfusion_core.host import demo
 from layerfusion_pack.layerfusion_core.host.conditioning import eos_column
 from layerfusion_pack.nodes.conditioning import LayerFusionTextEncode
@@ -86,7 +87,9 @@ def test_priors_can_be_looked_at():
     for block in ("last self-attention", "middle 0", "input 4"):
         (image,) = LayerFusionPreviewPriors.execute(priors, block, 99).result
         assert image.shape == (1, 128, 512, 3) and 0 <= image.min() and image.max() <= 1
-    structure, content, soft, hard = LayerFusionExtractPriors.execute(models()[1], prompts()[0], foreground, 1, 0.8).result
+    structure, content, soft, hard = LayerFusionExtractPriors.execute(
+        models()[1], prompts()[0], foreground, 1, 0.8
+    ).result
     assert structure.shape == content.shape == (1, 128, 128, 3) and soft.shape == hard.shape == (1, 128, 128)
     assert soft.max() == 1 and soft.min() == 0
     with pytest.raises(ValueError, match="noise_percent: expected above 0"):

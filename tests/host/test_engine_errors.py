@@ -54,7 +54,10 @@ def test_latent_of_another_model_family():
 
 
 def test_latent_of_a_video():
-    refuse(r"expected a picture latent .batch, 4, height / 8, width / 8., got \(1, 4, 3, 16, 16\)", latent={"samples": torch.zeros(1, 4, 3, 16, 16)})
+    refuse(
+        r"expected a picture latent .batch, 4, height / 8, width / 8., got \(1, 4, 3, 16, 16\)",
+        latent={"samples": torch.zeros(1, 4, 3, 16, 16)},
+    )
 
 
 def test_latent_too_small():
@@ -111,7 +114,11 @@ def test_token_merging_on_the_model():
     base.set_model_attn1_patch(lambda n, context, value, options: (n[:, ::2], context, value))
     base.set_model_attn1_output_patch(lambda n, options: n.repeat_interleave(2, dim=1))
     pair = (base, tiny.with_foreground(base, tiny.foreground_file(base)))
-    refuse("an attention got 1 x 32 tokens where 1 pictures of 8 x 8 = 64 tokens were expected.*merges tokens", pair=pair, prior_mode="exact")
+    refuse(
+        "an attention got 1 x 32 tokens where 1 pictures of 8 x 8 = 64 tokens were expected.*merges tokens",
+        pair=pair,
+        prior_mode="exact",
+    )
 
 
 def test_wrong_family():
@@ -133,7 +140,8 @@ def test_wrong_family():
 @pytest.mark.parametrize(
     ("option", "message"),
     [({"hardness": 0.0}, "hardness: expected a number above 0"), ({"strength": 1.5}, "strength: expected 0 to 1, got 1.5"),
-     ({"start_percent": 0.7, "end_percent": 0.2}, "start <= end"), ({"background_mode": "best"}, "expected one of adapt, adapt_self"),
+     ({"start_percent": 0.7, "end_percent": 0.2}, "start <= end"),
+     ({"background_mode": "best"}, "expected one of adapt, adapt_self"),
      ({"prior_mode": "x"}, "expected one of exact, previous_step"), ({"noise": "loud"}, "expected one of shared, independent")],
 )  # fmt: skip
 def test_options(option, message):

@@ -33,7 +33,9 @@ GUESTS = {
     "attn1 replace": lambda m: m.set_model_attn1_replace(scaled_attention, "middle", 0, 1),
     "attn1 output": lambda m: m.set_model_attn1_output_patch(tilted_output),
     "attn2 output": lambda m: m.set_model_attn2_output_patch(tilted_output),
-    "attn2 input": lambda m: m.set_model_attn2_patch(lambda n, context, value, options: (n, context * 0.7, value * 1.3)),
+    "attn2 input": lambda m: m.set_model_attn2_patch(
+        lambda n, context, value, options: (n, context * 0.7, value * 1.3)
+    ),
     "unet function wrapper": lambda m: m.set_model_unet_function_wrapper(
         lambda apply, args: 0.9 * apply(args["input"], args["timestep"], **args["c"])
     ),

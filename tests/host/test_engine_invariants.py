@@ -167,7 +167,10 @@ def test_half_precision_stays_near_fp32(dtype):
 
 
 def test_inpainting_mask_keeps_the_rest():
-    latent = {"samples": torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3)), "noise_mask": torch.zeros(2, 128, 128)}
+    latent = {
+        "samples": torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3)),
+        "noise_mask": torch.zeros(2, 128, 128),
+    }
     latent["noise_mask"][0, :, 64:] = 1.0
     layers, _ = layered(latent=latent)
     for layer in layers:

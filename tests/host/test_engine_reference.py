@@ -11,8 +11,10 @@ import tiny
 import torch
 from runs import NEGATIVE, SEED, empty_latent, layered, models, prompts
 
-pytest.importorskip("diffusers", reason="DIFFUSERS IS NOT INSTALLED: pip install diffusers to compare with the reference")
-import reference  # noqa: E402
+pytest.importorskip(
+    "diffusers", reason="DIFFUSERS IS NOT INSTALLED: pip install diffusers to compare with the reference"
+)
+import reference
 
 TOLERANCE = 1e-3  # of the latents' deviation in model space; a trained model's latents have deviation 1
 MODES = ["adapt", "adapt_self", "literal", "from_background", "off"]
@@ -46,7 +48,18 @@ def reference_prompt(base, conditioning, size) -> reference.Prompt:
     return reference.Prompt(context, y, extra.get("layerfusion_eos"))
 
 
-def compare(pair=None, eps=None, streams=None, size=(16, 16), batch=1, cfg=5.0, steps=4, sampler="euler", tolerance=TOLERANCE, **options):
+def compare(
+    pair=None,
+    eps=None,
+    streams=None,
+    size=(16, 16),
+    batch=1,
+    cfg=5.0,
+    steps=4,
+    sampler="euler",
+    tolerance=TOLERANCE,
+    **options,
+):
     base, _ = pair or models()
     streams = streams or prompts()
     latent = empty_latent(batch, *size)
@@ -135,5 +148,9 @@ def test_recorded_priors_are_the_references():
     for step, evaluation in enumerate(evaluations):
         ours = record.images(step)
         block = next(reversed(evaluation.soft))  # the last block the reference passed
-        for name, theirs in (("structure", evaluation.structure), ("soft", evaluation.soft[block]), ("hard", evaluation.hard[block])):
+        for name, theirs in (
+            ("structure", evaluation.structure),
+            ("soft", evaluation.soft[block]),
+            ("hard", evaluation.hard[block]),
+        ):
             assert (ours[name] - theirs).abs().max() < 5e-3, name  # kept in half precision

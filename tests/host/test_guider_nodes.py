@@ -6,15 +6,22 @@ import comfy.samplers
 import pytest
 import torch
 from comfy_extras import nodes_custom_sampler as core
-from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
-from layerfusion_pack.nodes.custom_sampling import LayerFusionGuiderNode, LayerFusionSplitLatents, LayerFusionStackLatents
 from runs import NEGATIVE, SEED, STEPS, empty_latent, layered, models, prompts
+
+from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
+from layerfusion_pack.nodes.custom_sampling import (
+    LayerFusionGuiderNode,
+    LayerFusionSplitLatents,
+    LayerFusionStackLatents,
+)
 
 
 def advanced(sampler, latent, options):
     base, foreground = models()
     streams = dict(zip(("foreground", "blended", "background"), prompts()))
-    (guider,) = LayerFusionGuiderNode.execute(base, foreground, **streams, negative=NEGATIVE, cfg=5.0, options=options).result
+    (guider,) = LayerFusionGuiderNode.execute(
+        base, foreground, **streams, negative=NEGATIVE, cfg=5.0, options=options
+    ).result
     (stacked,) = LayerFusionStackLatents.execute(latent).result
     noise = core.Noise_RandomNoise(SEED)
     sigmas = comfy.samplers.KSampler(base, STEPS, "cpu", sampler, "normal", 1.0).sigmas
@@ -34,12 +41,18 @@ def test_guider_equals_ksampler(sampler, batch):
 
 
 def test_guider_runs_twice():
-    first, second = (advanced("euler", empty_latent(), LayerFusionOptions(prior_mode="previous_step")) for _ in range(2))
+    first, second = (
+        advanced("euler", empty_latent(), LayerFusionOptions(prior_mode="previous_step")) for _ in range(2)
+    )
     assert all(torch.equal(a["samples"], b["samples"]) for a, b in zip(first, second))
 
 
 def test_stack_carries_masks_and_indices():
-    latent = {**empty_latent(2), "noise_mask": torch.stack([torch.zeros(128, 128), torch.ones(128, 128)]), "batch_index": [4, 7]}
+    latent = {
+        **empty_latent(2),
+        "noise_mask": torch.stack([torch.zeros(128, 128), torch.ones(128, 128)]),
+        "batch_index": [4, 7],
+    }
     (stacked,) = LayerFusionStackLatents.execute(latent).result
     assert stacked["batch_index"] == [4, 4, 4, 7, 7, 7]
     assert stacked["noise_mask"].mean(dim=(1, 2, 3)).tolist() == [0, 0, 0, 1, 1, 1]
@@ -50,6 +63,10 @@ def test_unstacked_latents_are_refused():
     streams = dict(zip(("foreground", "blended", "background"), prompts()))
     (guider,) = LayerFusionGuiderNode.execute(base, foreground, **streams, negative=NEGATIVE, cfg=5.0).result
     with pytest.raises(ValueError, match="expected a latent batch of 3 streams per picture.*Stack Latents"):
-        guider.sample(torch.zeros(1, 4, 16, 16), torch.zeros(1, 4, 16, 16), comfy.samplers.sampler_object("euler"), torch.ones(2))
-    with pytest.raises(ValueError, match="expected a latent batch of 3 streams per picture .foreground, blended, background."):
+        guider.sample(
+            torch.zeros(1, 4, 16, 16), torch.zeros(1, 4, 16, 16), comfy.samplers.sampler_object("euler"), torch.ones(2)
+        )
+    with pytest.raises(
+        ValueError, match="expected a latent batch of 3 streams per picture .foreground, blended, background."
+    ):
         LayerFusionSplitLatents.execute(empty_latent(2))

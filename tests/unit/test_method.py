@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from layerfusion_pack.layerfusion_core import priors
 from layerfusion_pack.layerfusion_core.blending import blend
 from layerfusion_pack.layerfusion_core.masks import hard_mask, norm, resize_map, soft_mask, structure_prior
@@ -93,8 +94,9 @@ def test_resize_averages_areas():
 
 LAYOUT = StreamLayout(1)
 A = random(2, 3, 6, 5)
-SOFT, HARD = torch.rand(2, 1, 6, generator=torch.Generator().manual_seed(2)), torch.rand(
-    2, 1, 6, generator=torch.Generator().manual_seed(3)
+SOFT, HARD = (
+    torch.rand(2, 1, 6, generator=torch.Generator().manual_seed(2)),
+    torch.rand(2, 1, 6, generator=torch.Generator().manual_seed(3)),
 )
 
 

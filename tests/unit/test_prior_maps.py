@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from layerfusion_pack.layerfusion_core.prior_maps import PriorCollector, PriorRecord
 from layerfusion_pack.layerfusion_core.visualise import enlarge, heat, prior_strip
 

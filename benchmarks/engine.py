@@ -1,0 +1,162 @@
+"""Seconds per step of LayerFusion beside the stock sampler on a batch of three, in one process, side by side.
+
+    python benchmarks/engine.py --host DIR [--shape demo|sdxl] [--size PIXELS] [--steps N] [--repeats N] [--dtype fp16]
+
+`python dev.py bench` finds the host and the environment. The stock run denoises three rows with the base model, which
+is the least that three pictures can cost. Every repeat runs all settings in turn, so that ratios hold when the
+machine's speed drifts; medians are printed. `sdxl` is SDXL's shape with random weights and rank-256 foreground weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from devtools.pack import register_pack, start_host
+
+SDXL_UNET = dict(
+    image_size=32, in_channels=4, out_channels=4, model_channels=320, num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4],
+    transformer_depth=[0, 0, 2, 2, 10, 10], transformer_depth_middle=10,
+    transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10], use_linear_in_transformer=True, context_dim=2048,
+    num_classes="sequential", adm_in_channels=2816, use_spatial_transformer=True, legacy=False,
+    use_temporal_attention=False, use_temporal_resblock=False,
+)  # fmt: skip
+SETTINGS = {
+    "stock, batch of 3": None,
+    "strength 0": {"strength": 0.0},
+    "previous_step": {"prior_mode": "previous_step"},
+    "exact": {"prior_mode": "exact"},
+}
+
+
+def sdxl_shape(dtype):
+    """(base, foreground) MODELs of SDXL's shape, random weights."""
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.supported_models
+    import torch
+    from comfy.weight_adapter import LoRAAdapter
+
+    device = comfy.model_management.get_torch_device()
+    config = comfy.supported_models.SDXL(SDXL_UNET)
+    config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device))
+    model = config.get_model({}, device="cpu")
+    noise = torch.randn(2**22, generator=torch.Generator().manual_seed(0))
+    for (
+        name,
+        p,
+    ) in model.diffusion_model.named_parameters():  # one block of noise, repeated: drawing 2.6 G values is slow
+        values = noise.repeat(-(-p.numel() // noise.numel()))[: p.numel()].view(p.shape)
+        p.data.copy_(
+            values / math.sqrt(p[0].numel())
+            if p.ndim > 1
+            else 1 + 0.1 * values
+            if name.endswith("weight")
+            else 0.1 * values
+        )
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    base = patcher(model.eval(), load_device=device, offload_device=comfy.model_management.unet_offload_device())
+    patches = {}
+    for name, weight in model.named_parameters():
+        if name.endswith((".to_q.weight", ".to_k.weight", ".to_v.weight", ".to_out.0.weight")):
+            out, into = weight.shape
+            up, down = noise[: out * 256].view(out, 256) * 0.01, noise[: 256 * into].view(256, into) / math.sqrt(into)
+            patches[name] = LoRAAdapter(set(), (up.to(torch.float16), down.to(torch.float16), None, None, None, None))
+    foreground = base.clone()
+    foreground.add_patches(patches, 1.0)
+    return base, foreground
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host", type=Path, required=True)
+    parser.add_argument("--shape", choices=["demo", "sdxl"], default="demo")
+    parser.add_argument("--size", type=int)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
+    options = parser.parse_args()
+    start_host(options.host)
+    register_pack()
+    import comfy.sample
+    import comfy.utils
+    import torch
+
+    from layerfusion_pack.layerfusion_core.host.demo import load_demo
+    from layerfusion_pack.layerfusion_core.host.sampling import sample_layers
+    from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
+
+    comfy.utils.set_progress_bar_enabled(False)
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[options.dtype]
+    if options.shape == "demo":
+        demo = load_demo()
+        base, foreground, size = demo.base, demo.foreground, options.size or 128
+    else:
+        (base, foreground), size = sdxl_shape(dtype), options.size or 1024
+    width, pooled = base.model.model_config.unet_config["context_dim"], base.model.adm_channels - 1536
+    prompts = [
+        [[text, {"pooled_output": torch.zeros(1, pooled), "layerfusion_eos": [9]}]]
+        for text in torch.randn(4, 1, 77, width, generator=torch.Generator().manual_seed(0))
+    ]
+    latent = torch.zeros(1, 4, size // 8, size // 8)
+
+    def run(choice: dict | None) -> float:
+        start = time.perf_counter()
+        if choice is None:
+            three = latent.repeat(3, 1, 1, 1)
+            noise = comfy.sample.prepare_noise(three, 1)
+            found = [
+                comfy.sample.sample(
+                    base,
+                    noise,
+                    options.steps,
+                    7.0,
+                    "euler",
+                    "normal",
+                    prompts[1],
+                    prompts[3],
+                    three,
+                    seed=1,
+                    disable_pbar=True,
+                )
+            ]
+        else:
+            layers, _ = sample_layers(
+                base, foreground, prompts[:3], prompts[3], {"samples": latent}, 1, options.steps, 7.0, "euler", "normal", 1.0,
+                LayerFusionOptions(**choice),
+            )  # fmt: skip
+            found = [layer["samples"] for layer in layers]
+        seconds = time.perf_counter() - start
+        if not all(torch.isfinite(x).all() for x in found):
+            sys.exit(f"{choice}: the result is not finite")
+        return seconds / options.steps
+
+    times: dict[str, list[float]] = {name: [] for name in SETTINGS}
+    with torch.inference_mode():
+        for repeat in range(options.repeats + 1):
+            for name, choice in SETTINGS.items():
+                seconds = run(choice)
+                if repeat or options.repeats == 0:  # the first round warms up
+                    times[name].append(seconds)
+    stock = times["stock, batch of 3"]
+    sys.stdout.write(
+        f"{options.shape}, {size} x {size}, {options.dtype}, {torch.get_num_threads()} threads, {base.load_device}\n"
+    )
+    for name, seconds in times.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds, stock))
+        sys.stdout.write(f"{name:20s} {statistics.median(seconds):8.3f} s a step   {ratio:5.2f} x stock\n")
+    if torch.cuda.is_available():
+        sys.stdout.write(f"peak GPU memory {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB\n")
+    sys.stdout.write(f"peak process memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
