@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SIDE = 64
-SCENES, STEPS, BATCH = 5000, 1200, 96
+SCENES, STEPS, BATCH = 4000, 1000, 64
 FAINTEST = 0.35  # opacity of the faintest leak it is taught to find
 NONE = 0  # class of "no object" and of "no scene" (grey canvas)
 HEADS = {"shape": 7, "colour": 7, "pattern": 7, "tone": 5}  # classes, the first is NONE
@@ -88,7 +88,7 @@ def train(seed: int = 0, progress=None) -> Classifier:
         optimizer.step()
         schedule.step()
         if progress:
-            progress(step + 1, STEPS, float(loss))
+            progress(step + 1, STEPS, loss.item())
     return model.eval()
 
 

@@ -63,7 +63,7 @@ class Generator:
         # batch_index: the host draws noises 0, 1, 2, ... from the seed and takes these, so batches do not matter.
         latent = {"samples": torch.zeros(len(pairs), 4, s.size // 8, s.size // 8),
                   "batch_index": [pair.index for pair in pairs]}  # fmt: skip
-        streams = [self._batch(stream) for stream in texts]
+        streams = [self.conditioning(stream) for stream in texts]
         with experiment(method.experiment):
             layers, record = sample_layers(
                 self.models.base, self.models.foreground, streams, self._text(""), latent, s.seed, s.steps, s.cfg,
@@ -79,7 +79,7 @@ class Generator:
             self._texts[text] = encode_prompt(self.models.clip, text)
         return self._texts[text]
 
-    def _batch(self, texts: list[str]) -> list:
+    def conditioning(self, texts: list[str]) -> list:
         """One CONDITIONING whose rows are the prompts; shorter ones are repeated, which attention does not notice."""
         found = [self._text(text)[0] for text in texts]
         longest = max(tensor.shape[1] for tensor, _ in found)

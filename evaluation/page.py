@@ -38,7 +38,7 @@ def document(out: Path, rows: list[dict], title: str, pairs: int) -> str:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>",
         f"<h1>{html.escape(title)}</h1>",
         "<p>Means with half the width of their 95 % bootstrap intervals. FG foreground, BG background, BL blended.</p>",
-        _table(rows, table.COLUMNS), _table(rows, table.ALPHA_COLUMNS),
+        _table(rows, table.COLUMNS), _table(rows, table.MORE_COLUMNS),
         f"<h2>Pictures of the first {len(picked)} pairs: foreground, background, blended</h2>",
     ]  # fmt: skip
     for first in picked:

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = results.latest(options.out)
     if not rows:
         parser.error(f"{options.out} holds no results")
-    text = table.markdown(rows) + "\n" + table.markdown(rows, table.ALPHA_COLUMNS)
+    text = table.markdown(rows) + "\n" + table.markdown(rows, table.MORE_COLUMNS)
     (options.out / "table.md").write_text(text, encoding="utf-8")
     (options.out / "table.csv").write_text(table.as_csv(rows), encoding="utf-8")
     page.write(options.out, rows, "LayerFusion: measured", options.pairs)

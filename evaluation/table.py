@@ -36,11 +36,12 @@ COLUMNS = (
     Column("alpha_iou", "alpha IoU"),
     Column("flicker", "mask flicker", 3),
 )
-ALPHA_COLUMNS = (
+MORE_COLUMNS = (
     Column("coverage", "coverage, %", 1, 100.0),
     Column("components", "pieces", 2),
     Column("border", "border, %", 1, 100.0),
     Column("semi", "semi-transparent, %", 0, 100.0),
+    Column("shadow", "shadow, %", 1, 100.0),
     Column("seconds", "seconds a trio", 2),
 )
 
@@ -107,7 +108,7 @@ def as_csv(rows: list[dict]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["method", "measure", "n", "mean", "low_95", "high_95", "median"])
     for name in present(rows):
-        for column in (*COLUMNS, *ALPHA_COLUMNS):
+        for column in (*COLUMNS, *MORE_COLUMNS):
             e = bootstrap(list(values(rows, name, column.key).values()))
             if e.count:
                 writer.writerow([name, column.key, e.count, *(f"{v:.5f}" for v in (e.mean, e.low, e.high, e.median))])

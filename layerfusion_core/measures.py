@@ -109,6 +109,17 @@ def object_share(picture: Tensor, foreground: Tensor, alpha: Tensor, colours: in
     return torch.stack(shares).cpu()
 
 
+def shadow(background: Tensor, blended: Tensor, alpha: Tensor) -> Tensor:
+    """How much darker the blended picture is than the background right beside the object than far from it, luma.
+
+    Beside: within L / 16 [8 px] of alpha > 0.25, but 2 % of L [3 px] away from it. Above 0: a shadow that the blended
+    picture has and the background has not; range [-1, 1].
+    """
+    drop, side = luma(background) - luma(blended), max(alpha.shape[-2:])
+    beside = ~outside(alpha) & ~dilate(inside(alpha), max(1, round(side / 50)))
+    return _mean(drop, beside) - _mean(drop, outside(alpha))
+
+
 def layer_measures(foreground: Tensor, alpha: Tensor, background: Tensor, blended: Tensor) -> dict[str, Tensor]:
     """All measures of a batch of trios by name, (B,) each; foreground: straight colours (B, H, W, 3).
 
@@ -117,6 +128,7 @@ def layer_measures(foreground: Tensor, alpha: Tensor, background: Tensor, blende
     background against foreground inside, dB (lower: cleaner; finds flat leaks, which leak_corr does not).
     leak_share, shown_share: `object_share` of the background and of the blended picture. inside_psnr: blended against
     foreground where alpha > 0.75. over_psnr: the foreground laid over the background (sRGB values) against blended.
+    shadow: `shadow`.
     """
     far, near = outside(alpha), inside(alpha)
     over = alpha_over(torch.cat((foreground, alpha[..., None]), dim=-1), background)
@@ -130,6 +142,7 @@ def layer_measures(foreground: Tensor, alpha: Tensor, background: Tensor, blende
         "shown_share": object_share(blended, foreground, alpha),
         "inside_psnr": psnr(blended, foreground, alpha > SOLID),
         "over_psnr": psnr(over, blended),
+        "shadow": shadow(background, blended, alpha),
         **alpha_measures(alpha),
     }
 

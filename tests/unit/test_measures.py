@@ -93,6 +93,14 @@ def test_measures_of_a_perfect_trio():
     assert found["leak_psnr"].item() < 10.0
 
 
+def test_shadow_is_what_is_darker_beside_the_object_alone():
+    alpha, scene = disc(0.2), plain(0.8, 0.8, 0.8)
+    beside = measures.dilate(alpha > 0, 6) & ~measures.inside(alpha)
+    shaded = scene - 0.2 * beside[..., None].float()
+    assert measures.shadow(scene, shaded - 0.1, alpha).item() > 0.15
+    assert measures.shadow(scene, scene - 0.1, alpha).item() == pytest.approx(0.0, abs=1e-6)
+
+
 def test_alpha_statistics():
     two = torch.maximum(disc(0.1, x=0.25), disc(0.1, x=0.75))
     two[0, 0, 0] = 1.0  # a speck below 0.1 % of the picture is no piece

@@ -1,0 +1,55 @@
+"""Alpha of the demo's decoder against the true alpha of drawn objects, opaque and glass.
+
+    python evaluation/alpha_truth.py --host ~/comfy/ComfyUI [--models demo|DIR] [--n N]
+
+Each object is drawn on grey, encoded, and decoded to colour and alpha again: no sampling is involved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from run import register_pack, start_host
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host", type=Path, required=True)
+    parser.add_argument("--models", default="demo")
+    parser.add_argument("--n", type=int, default=40, help="objects of each kind")
+    options = parser.parse_args(argv)
+    start_host(options.host)
+    register_pack()
+    import torch
+
+    from layerfusion_pack.evaluation import classifier, models, table
+    from layerfusion_pack.layerfusion_core import measures
+
+    scenes, demo = classifier.scenes_module(), models.load(options.models)
+    say = sys.stdout.write
+    say("| objects | n | soft IoU | mean error of alpha | its inside, drawn | its inside, decoded |\n")
+    say("|---|---|---|---|---|---|\n")
+    for glass in (False, True):
+        drawn, seed = [], 2_000_000
+        while len(drawn) < options.n:
+            scene, seed = scenes.random_scene(seed), seed + 1
+            if scene.glass == glass:
+                drawn.append(scenes.draw(scene, models.DEMO.size))
+        truth = torch.stack([torch.from_numpy(d.alpha[..., 0]) for d in drawn])
+        grey = torch.stack([torch.from_numpy(d.on_grey) for d in drawn])
+        with torch.inference_mode():
+            latent = demo.vae.encode(grey)
+            alpha = demo.transparent.decode(demo.vae.decode(latent).float(), latent, models.DEMO.ensemble)[1]
+        iou = table.bootstrap(measures.soft_iou(alpha, truth).tolist())
+        error = table.bootstrap((alpha - truth).abs().mean(dim=(-2, -1)).tolist())
+        body = (truth > 0.3) & (truth < 0.6) if glass else truth > 0.99
+        say(f"| {'glass' if glass else 'opaque'} | {iou.count} | {iou.mean:.3f} ({iou.low:.3f}-{iou.high:.3f}) | "
+            f"{error.mean:.4f} ({error.low:.4f}-{error.high:.4f}) | {truth[body].mean():.2f} | "
+            f"{alpha[body].mean():.2f} |\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
