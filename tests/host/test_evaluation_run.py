@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import comfy.supported_models
+import folder_paths
 import pytest
+import tiny
+import tiny_checkpoint
 import torch
+from safetensors.torch import save_file
 
 from layerfusion_pack.evaluation import experiments, generate, methods, models, prompts
 from layerfusion_pack.layerfusion_core.blending import blend
+from layerfusion_pack.layerfusion_core.host.demo import MODELS
 from layerfusion_pack.layerfusion_core.options import BackgroundMode
 from layerfusion_pack.layerfusion_core.streams import StreamLayout
 
@@ -53,6 +61,29 @@ def test_a_pair_is_the_same_in_any_batch():
     alone = maker.trios(methods.ALL["adapt"], pairs[2:3])
     for name in ("foreground", "alpha", "background", "blended"):
         assert torch.allclose(getattr(together, name)[2:], getattr(alone, name), atol=1e-3)
+
+
+def test_a_folder_with_a_checkpoint_and_layer_models(tmp_path, monkeypatch):
+    """The layout for real weights, with a tiny checkpoint and the demo's decoder in their places."""
+    places = {name: (list(paths), exts) for name, (paths, exts) in folder_paths.folder_names_and_paths.items()}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", places)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    known = comfy.supported_models.models
+    monkeypatch.setattr(comfy.supported_models, "models", [*known, tiny_checkpoint.TinySDXLFile])
+    layer_model = tmp_path / "layer_model"
+    layer_model.mkdir()
+    (tmp_path / "checkpoints").mkdir()
+    tiny_checkpoint.write_checkpoint(tmp_path / "checkpoints" / "tiny.safetensors")
+    save_file(tiny.foreground_file(tiny.tiny_sdxl()), str(layer_model / "layer_xl_transparent_attn.safetensors"))
+    shutil.copy(MODELS / "transparent_decoder.safetensors", layer_model / "vae_transparent_decoder.safetensors")
+    assert not models.is_demo(str(tmp_path))
+    assert len(models.fingerprint(str(tmp_path))) == 16
+    found = dataclasses.replace(models.load(str(tmp_path)), vae=models.load("demo").vae)  # the file's has no real weights
+    maker = generate.Generator(found, models.Settings(size=64, steps=1, cfg=7.0, ensemble=1))
+    pairs = prompts.read(prompts.FOLDER / "real.txt")[:1]
+    trios = maker.trios(methods.ALL["adapt"], pairs)
+    assert trios.alpha.shape == (1, 64, 64)
+    assert trios.blended.shape == trios.background.shape == trios.foreground.shape == (1, 64, 64, 3)
 
 
 def test_prompts_of_other_lengths_get_batches_of_their_own():
