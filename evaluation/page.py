@@ -8,7 +8,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from . import results, table
 from .methods import ALL
@@ -83,12 +83,17 @@ def strip(out: Path, method: str, index: int, height: int = 128) -> Image.Image 
     return row.resize((row.width * height // row.height, height), Image.Resampling.LANCZOS)
 
 
-def sheet(out: Path, methods: list[str], indices: list[int], gap: int = 6) -> Image.Image:
-    """A picture for the documentation: a row per pair, a strip per method."""
+def sheet(out: Path, methods: list[str], indices: list[int], gap: int = 6, head: int = 18) -> Image.Image:
+    """A picture for the documentation: a row per pair, a labelled strip per method."""
     rows = [[strip(out, method, index) for method in methods] for index in indices]
+    if any(picture is None for row in rows for picture in row):
+        raise ValueError(f"{out} lacks a picture of {', '.join(methods)} for pairs {indices}")
     width, height = rows[0][0].size
-    page = Image.new("RGB", (len(methods) * (width + gap) - gap, len(indices) * (height + gap) - gap), "white")
-    for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            page.paste(picture, (x * (width + gap), y * (height + gap)))
+    size = len(methods) * (width + gap) - gap, head + len(indices) * (height + gap) - gap
+    page = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(page)
+    for x, method in enumerate(methods):
+        draw.text((x * (width + gap) + 2, 3), ALL[method].label, fill="black")
+        for y, row in enumerate(rows):
+            page.paste(row[x], (x * (width + gap), head + y * (height + gap)))
     return page

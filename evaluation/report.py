@@ -1,6 +1,7 @@
 """Write table.md, table.csv and index.html of the results in a folder.
 
     python evaluation/report.py DIR [--pairs N]
+    python evaluation/report.py DIR --sheet FILE --methods adapt,adapt_self --rows 0,3     only a picture of these
 """
 
 from __future__ import annotations
@@ -19,8 +20,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--pairs", type=int, default=40, help="pairs whose pictures go into the page")
+    parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--methods", default="independent,adapt")
+    parser.add_argument("--rows", default="0,1,2,3")
     options = parser.parse_args(argv)
     page, results, table = (part(name) for name in ("page", "results", "table"))
+    if options.sheet:
+        rows = [int(index) for index in options.rows.split(",")]
+        page.sheet(options.out, options.methods.split(","), rows).save(options.sheet, quality=80)
+        return 0
     rows = results.latest(options.out)
     if not rows:
         parser.error(f"{options.out} holds no results")

@@ -102,4 +102,4 @@ def test_the_page_holds_its_pictures_and_escapes_prompts(tmp_path):
     assert "data:image/jpeg;base64," in text
     assert "a red &lt;circle&gt;" in text
     assert "http" not in text and "<script" not in text
-    assert page.sheet(tmp_path, ["adapt"], [0, 0]).size == (384, 262)
+    assert page.sheet(tmp_path, ["adapt"], [0, 0]).size == (384, 18 + 262)
