@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,7 @@ def main(argv: list[str]) -> int:
             variables = {**os.environ, "LAYERFUSION_DEV_READY": "1", "LAYERFUSION_DEV_HOST": str(host or "")}
             return wait([str(python), str(CHECKOUT / "dev.py"), *argv], variables)
         host = Path(os.environ["LAYERFUSION_DEV_HOST"]) if os.environ.get("LAYERFUSION_DEV_HOST") else None
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended tidies up as Ctrl-C does
         command = importlib.import_module("devtools." + {"test": "testing"}.get(options.command, options.command))
         return command.run(CHECKOUT, host, rest if options.command == "test" else options)
     except Problem as problem:
@@ -91,6 +93,7 @@ def main(argv: list[str]) -> int:
 def wait(command: list[str], variables: dict[str, str]) -> int:
     """Run the command and give back its exit code; Ctrl-C reaches it too, so let it tidy up before we leave."""
     with subprocess.Popen(command, env=variables) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         while True:
             try:
                 return process.wait()

@@ -151,6 +151,8 @@ def free_port(wanted: int = 0) -> int:
     """A port nobody listens on: the wanted one if it is free, else one the system chooses."""
     for port in (wanted, 0):
         with socket.socket() as probe:
+            if os.name != "nt":  # a port just left is free, as the server sees it; on Windows this would allow sharing
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
                 return probe.getsockname()[1]

@@ -125,5 +125,6 @@ def test_a_port_in_use_is_replaced_by_a_free_one():
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
+        taken.listen()
         port = taken.getsockname()[1]
         assert server.free_port(port) not in (0, port)
