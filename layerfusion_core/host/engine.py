@@ -7,7 +7,7 @@ is left on the model when a run ends or is interrupted: all patches sit on a clo
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import comfy.patcher_extension
@@ -23,11 +23,10 @@ from ..priors import content_confidence, structure_scores
 from ..streams import StreamLayout, interleave
 from .delta import ForegroundDelta, apply_terms
 
-log = logging.getLogger(__name__)
-
 KEY = "layerfusion"  # of our entries in transformer_options and of our wrapper
 PRIOR_PASS = "layerfusion_prior_pass"
 PIXELS = 8  # per latent cell
+SITES = ("attn1", "attn2")  # self-attention, cross-attention
 
 
 class _PriorsComplete(Exception):
@@ -74,6 +73,7 @@ class BlendRun:
     record: PriorRecord | None = None
     active: bool = False
     _masks: dict[Block, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    _patches: dict = field(default_factory=dict)
     _collector: PriorCollector | None = None
     _collected: set[object] = field(default_factory=set)
 
@@ -118,8 +118,21 @@ class BlendRun:
             self._collector = None
 
     def release(self) -> None:
-        """Drop every tensor of the run; called when it ends, however it ends."""
-        self.maps, self._collector, self._masks, self.text = None, None, {}, {}
+        """Drop every tensor and patch of the run; called when it ends, however it ends."""
+        self.maps, self._collector, self._masks, self.text, self._patches = None, None, {}, {}, {}
+
+    def attention_patch(self, block: Block, site: str, foreign: Callable | None) -> Callable:
+        """The replace patch of one attention, chained to `foreign`; the same object for every step."""
+        key = (block, site, foreign)
+        if key not in self._patches:
+            self._patches[key] = _attention_patch(block, site, foreign)
+        return self._patches[key]
+
+    def site_patches(self, site: str) -> tuple[Callable, Callable, Callable]:
+        """(first output patch, last output patch, input patch) of a site; the same objects for every step."""
+        if site not in self._patches:
+            self._patches[site] = _delta_output_patch(site), _blend_patch(site), _input_patch()
+        return self._patches[site]
 
     def _use(self, maps: PriorMaps | None) -> None:
         self.maps, self._masks = maps, {}
@@ -173,6 +186,11 @@ class Forward:
         return self.foreground(x)[chunk * self.samples : (chunk + 1) * self.samples]
 
 
+def _block(extra_options: dict) -> Block:
+    """Name of the transformer block under way."""
+    return (*extra_options["block"], extra_options["block_index"])
+
+
 def _grid(extra_options: dict) -> Grid:
     """Token rows and columns of the block under way."""
     height, width = extra_options["activations_shape"][-2:]
@@ -189,7 +207,7 @@ def _require_all_tokens(forward: Forward, n: torch.Tensor, extra_options: dict) 
         )
 
 
-def _input_patch(site: str):
+def _input_patch():
     """attn1_patch / attn2_patch: keep the foreground rows' inputs for the delta of q, k, v."""
 
     def patch(n, context, value, extra_options):
@@ -258,31 +276,55 @@ def _collect(forward: Forward, block: Block, site: str, q, k, extra_options) -> 
         raise _PriorsComplete
 
 
-def _output_patch(site: str, blocks: frozenset[Block]):
-    """attn1_output_patch / attn2_output_patch: add the delta of to_out, then blend the streams."""
+def _delta_output_patch(site: str):
+    """attn1_output_patch / attn2_output_patch, first in line: complete eps_FG's attention with the delta of to_out."""
 
     def patch(n, extra_options):
         forward: Forward | None = extra_options.get(KEY)
-        if forward is None:
-            return n
-        run = forward.run
-        block = (*extra_options["block"], extra_options["block_index"])
-        if block not in blocks:
-            return n
-        if run.delta is not None:
-            terms = run.delta.at(block, site)
-            if "to_out" in terms:
-                n = n.clone()  # an earlier patch may have kept the tensor it returned
+        if forward is not None and forward.run.delta is not None:
+            terms = forward.run.delta.at(_block(extra_options), site)
+            if "to_out" in terms:  # in place: nobody has seen the projection's output yet
                 forward.foreground(n).add_(apply_terms(terms["to_out"], forward.inputs["to_out"]))
             forward.inputs = {}
-        if not forward.blends or not run.options.blends_site(site):
-            return n
-        soft, hard = (m.to(n.device).repeat(forward.chunks, 1, 1) for m in run.masks(block))
-        a = run.layout.grouped(n)
-        mode, strength = run.options.background_mode, run.options.strength
-        return blend(a, soft, hard, run.layout, mode, site, strength).flatten(0, 1)
+        return n
 
     return patch
+
+
+def _blend_patch(site: str):
+    """attn1_output_patch / attn2_output_patch, last in line: blend what all other patches have made of the outputs."""
+
+    def patch(n, extra_options):
+        forward: Forward | None = extra_options.get(KEY)
+        if forward is None or not forward.blends or not forward.run.options.blends_site(site):
+            return n
+        run = forward.run
+        soft, hard = (m.to(n.device).repeat(forward.chunks, 1, 1) for m in run.masks(_block(extra_options)))
+        mode, strength = run.options.background_mode, run.options.strength
+        return blend(run.layout.grouped(n), soft, hard, run.layout, mode, site, strength).flatten(0, 1)
+
+    return patch
+
+
+def _with_patches(run: BlendRun, options: dict) -> dict:
+    """transformer_options with the run's patches around those that are there for this very call.
+
+    Other nodes' patches are found here rather than at install, so that those which come and go (perturbed attention
+    guidance swaps attention for a second call within a step) are chained to as well.
+    """
+    patches, replace = dict(options.get("patches", {})), dict(options.get("patches_replace", {}))
+    for site in SITES:
+        first, last, inputs = run.site_patches(site)
+        outputs = patches.get(f"{site}_output_patch", [])
+        patches[f"{site}_patch"] = [*patches.get(f"{site}_patch", []), inputs]
+        # First, so that other patches see the foreground's whole attention, as they would with merged weights.
+        patches[f"{site}_output_patch"] = [first, *outputs, last]
+        foreign = replace.get(site, {})
+        ours = {
+            block: run.attention_patch(block, site, foreign.get(block, foreign.get(block[:2]))) for block in run.blocks
+        }
+        replace[site] = {**foreign, **ours}
+    return {**options, "patches": patches, "patches_replace": replace}
 
 
 def _forward_wrapper(run: BlendRun):
@@ -291,7 +333,7 @@ def _forward_wrapper(run: BlendRun):
         at = 5  # UNetModel.forward(x, timesteps, context, y, control, transformer_options)
         options = args[at] if len(args) > at else kwargs["transformer_options"]
         x = args[0]
-        options = {**options, KEY: Forward(run, x.shape[0], options)}
+        options = {**_with_patches(run, options), KEY: Forward(run, x.shape[0], options)}
         if len(args) > at:
             args[at] = options
         else:
@@ -305,17 +347,7 @@ def _forward_wrapper(run: BlendRun):
 
 
 def install(model: ModelPatcher, run: BlendRun) -> ModelPatcher:
-    """Return a clone of `model` whose UNet runs `run`; patches already on the model are chained to and still act."""
+    """Return a clone of `model` whose UNet runs `run`; patches on the model, now or later, are chained to and still act."""
     model = model.clone()
-    replaced = model.model_options["transformer_options"].get("patches_replace", {})
-    foreign = {site: dict(replaced.get(site, {})) for site in ("attn1", "attn2")}
-    blocks = frozenset(run.blocks)
-    for site in ("attn1", "attn2"):
-        replace = getattr(model, f"set_model_{site}_replace")
-        getattr(model, f"set_model_{site}_patch")(_input_patch(site))
-        getattr(model, f"set_model_{site}_output_patch")(_output_patch(site, blocks))
-        for block in run.blocks:
-            earlier = foreign[site].get(block, foreign[site].get(block[:2]))
-            replace(_attention_patch(block, site, earlier), *block)
     model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, KEY, _forward_wrapper(run))
     return model

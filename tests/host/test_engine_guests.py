@@ -99,23 +99,34 @@ def test_full_differences_on_attention():
     assert close(layers[0], stock(foreground, prompts()[0]))
 
 
-def test_attention_perturbing_guidance_does_not_disturb_the_masks():
-    """Nodes like PAG run the model again within a step, with replaced attention: the step's own maps stay."""
+def perturbed(scale: float):
+    """What PAG nodes do: a second call within the step, with another attention in the middle block."""
     import comfy.samplers
     from comfy.model_patcher import set_model_options_patch_replace
 
-    def perturb(args):
+    def guide(args):
         options = args["model_options"].copy()
         options = set_model_options_patch_replace(options, lambda q, k, v, extra: v, "attn1", "middle", 0)
-        (again,) = comfy.samplers.calc_cond_batch(args["model"], [args["cond"]], args["input"], args["sigma"], options)
-        return args["denoised"] + 0.0 * again
+        (weak,) = comfy.samplers.calc_cond_batch(args["model"], [args["cond"]], args["input"], args["sigma"], options)
+        return args["denoised"] + scale * (args["cond_denoised"] - weak)
 
-    base, foreground = patched(lambda m: m.set_model_sampler_post_cfg_function(perturb))
-    for mode in ("exact", "previous_step"):
-        found, record = layered((base, foreground), prior_mode=mode)
-        expected, _ = layered(prior_mode=mode)
-        assert len(record.maps) == runs.STEPS
-        assert all(close(a, b) for a, b in zip(found, expected))
+    return patched(lambda m: m.set_model_sampler_post_cfg_function(guide))
+
+
+def test_perturbed_attention_guidance_acts_on_every_stream():
+    base, foreground = perturbed(2.0)
+    assert not close(stock(base, prompts()[1]), stock(models()[0], prompts()[1]), 1e-2)
+    layers, _ = layered((base, foreground), strength=0.0)
+    for model, prompt, layer in zip((foreground, base, base), prompts(), layers):
+        assert close(layer, stock(model, prompt))
+
+
+@pytest.mark.parametrize("mode", ["exact", "previous_step"])
+def test_perturbed_attention_guidance_does_not_disturb_the_masks(mode):
+    found, record = layered(perturbed(0.0), prior_mode=mode)
+    expected, _ = layered(prior_mode=mode)
+    assert len(record.maps) == runs.STEPS
+    assert all(close(a, b) for a, b in zip(found, expected))
 
 
 def test_second_run_finds_the_delta_loaded():
