@@ -21,7 +21,9 @@ def captions(kind: str, count: int, seed: int) -> list[str]:
     out = []
     for i in range(count):
         glass = "glass " if rng.random() < 0.25 else ""
-        front = f"a {glass}{rng.choice(list(OBJECT_COLOURS))} {SHAPES[i % len(SHAPES)]}"
+        front = f"a {glass}{rng.choice(list(OBJECT_COLOURS))} {SHAPES[i % len(SHAPES)]}".replace(
+            "a orange", "an orange"
+        )
         j = i // len(SHAPES) + i
         back = f"{rng.choice(list(BACKGROUND_COLOURS))} {BACKGROUNDS[j % len(BACKGROUNDS)]}"
         out.append({"foregrounds": front, "backgrounds": back, "composites": f"{front} on a {back}"}[kind])
@@ -30,7 +32,7 @@ def captions(kind: str, count: int, seed: int) -> list[str]:
 
 def sheet(pictures: torch.Tensor, texts: list[str]) -> Image.Image:
     """Labelled grid of pictures (B, 3, S, S) in [0, 1]."""
-    size, line = pictures.shape[-1], 14
+    size, line = pictures.shape[-1], 26
     rows = -(-len(texts) // COLUMNS)
     page = Image.new("RGB", (COLUMNS * (size + 4), rows * (size + line + 4)), "white")
     pen = ImageDraw.Draw(page)
@@ -39,7 +41,7 @@ def sheet(pictures: torch.Tensor, texts: list[str]) -> Image.Image:
         page.paste(
             Image.fromarray((picture.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)), (x, y + line)
         )
-        pen.text((x, y), text.replace("glass", "gl.") if len(text) > 20 else text, fill="black", font_size=9)
+        pen.text((x, y), text.replace(" on ", "\non "), fill="black", font_size=9)
     return page
 
 
