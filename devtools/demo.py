@@ -69,7 +69,7 @@ def _comfyui(checkout: Path, host: Path, workflow: graph.Graph, options: argpars
     for name in STREAMS:
         (out / f"{name}.png").write_bytes(pictures[name])
     write_sheet(out, split_strip(pictures["priors"]))
-    settings = {name: value for node in ("LayerFusionTextEncode", "LayerFusionKSampler")
+    settings = {name: value for node in ("LayerFusionTextEncode", "LayerFusionKSampler", "LayerFusionOptions")
                 for name, value in api[graph.node_id(api, node)]["inputs"].items() if not isinstance(value, list)}
     return {"engine": "comfyui", "settings": settings, "seconds": seconds,
             "versions": {"comfyui": hosts.version(host)}}
@@ -174,6 +174,7 @@ def reference_settings(workflow: graph.Graph, options: argparse.Namespace) -> di
     settings: dict[str, Any] = dict(zip(PROMPTS, values["LayerFusionTextEncode"], strict=True))
     seed, _after_generate, steps, cfg, sampler, scheduler, _denoise = values["LayerFusionKSampler"]
     settings.update(seed=seed, steps=steps, cfg=cfg, sampler=sampler, scheduler=scheduler)
+    settings["background-mode"], settings["prior-mode"], *_ = values["LayerFusionOptions"]
     given = {name: getattr(options, name, None) for name in settings}
     return {**settings, **{name: value for name, value in given.items() if value is not None}}
 

@@ -114,7 +114,7 @@ def test_custom_sampling_gives_what_the_sampler_gives(client, demo_graph, first_
     api = demo_graph()
     sampler = graph.node_id(api, "LayerFusionKSampler")
     given = api[sampler]["inputs"]
-    sockets = ("base_model", "foreground_model", *demo.PROMPTS, "cfg")
+    sockets = ("base_model", "foreground_model", *demo.PROMPTS, "cfg", "options")
     parts = {
         "guider": ("LayerFusionGuider", {name: given[name] for name in sockets}),
         "noise": ("RandomNoise", {"noise_seed": given["seed"]}),
