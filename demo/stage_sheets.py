@@ -7,7 +7,7 @@ import random
 import numpy as np
 import stage_alpha
 import torch
-from common import ROOT, Settings, log
+from common import Settings, log
 from PIL import Image, ImageDraw
 from sample import Sampler
 from scenes import BACKGROUND_COLOURS, BACKGROUNDS, OBJECT_COLOURS, SHAPES
@@ -54,7 +54,7 @@ def over_checkerboard(argb: torch.Tensor) -> torch.Tensor:
 
 
 def draw_all(settings: Settings, count: int = 24, seed: int = 1, out=None) -> None:
-    out = out or ROOT / "demo" / "samples"
+    out = out or settings.models.parent / "samples"
     out.mkdir(parents=True, exist_ok=True)
     sampler = Sampler(settings)
     for kind in ("foregrounds", "backgrounds", "composites"):
