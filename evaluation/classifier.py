@@ -71,7 +71,7 @@ class Classifier(nn.Module):
 
 
 def train(seed: int = 0, progress=None) -> Classifier:
-    """Train from nothing, about two minutes on one core, on pictures as soft, grainy and off-colour as decoded ones."""
+    """Train from nothing, about four minutes on half a core, on pictures as soft, grainy and off-colour as decoded ones."""
     torch.manual_seed(seed)
     pictures, labels = drawn(range(SCENES))
     model = Classifier()
