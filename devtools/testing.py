@@ -32,6 +32,8 @@ TIERS = (Tier("unit", "unit"), Tier("reference", "reference"), Tier("host", "hos
          Tier("server", "server (HTTP)", True))
 GET_A_HOST = "put a ComfyUI at ~/comfy/ComfyUI or set COMFYUI_PATH to one, and run this again"
 NO_TESTS_COLLECTED = 5
+PARALLEL = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
+"""One single-threaded process per core, a test file at a time each."""
 START_PYTEST = ("import os, sys; sys.path[:] = [p for p in sys.path if p not in ('', os.getcwd())]; "
                 "import pytest; sys.exit(pytest.main())")
 """As ``python -m pytest``, without the checkout on the path: its ``nodes`` folder would hide ComfyUI's ``nodes.py``."""
@@ -72,7 +74,8 @@ def run(checkout: Path, host: Path | None, arguments: list[str]) -> int:
         if not any((checkout / tier.folder).glob("**/test_*.py")):
             continue
         say(f"\n== {tier.label} ==")
-        results[tier.name] = _pytest(checkout, host, paths or [tier.folder], options)
+        side_by_side = [] if tier.name == "server" else PARALLEL  # the server tier has one server
+        results[tier.name] = _pytest(checkout, host, paths or [tier.folder], [*side_by_side, *options])
     return close(results, not_run, host)
 
 
