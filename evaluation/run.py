@@ -10,36 +10,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import logging
 import sys
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-PACK = "layerfusion_pack"
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from devtools.pack import register_pack, start_host
+
 log = logging.getLogger("layerfusion.evaluation")
-
-
-def register_pack() -> None:
-    """Make the checkout importable as a package, whatever its folder is called; its parts import relatively."""
-    if PACK in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(
-        PACK, CHECKOUT / "__init__.py", submodule_search_locations=[str(CHECKOUT)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[PACK] = module
-    spec.loader.exec_module(module)
-
-
-def start_host(folder: Path) -> None:
-    """Put ComfyUI on the path, on the CPU where there is no accelerator."""
-    sys.path.insert(0, str(folder))
-    import torch
-    from comfy.cli_args import args
-
-    args.cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
