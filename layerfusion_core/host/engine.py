@@ -2,7 +2,7 @@
 
 A `BlendRun` holds what lives for one sampling run; a `Forward`, made by a DIFFUSION_MODEL wrapper, what lives for one
 call of the UNet. Patches find their `Forward` in `extra_options`, so parallel forwards never share state, and nothing
-is left on the model when a run ends or is interrupted: all patches sit on a clone that is dropped with it.
+is left on the model when a run ends or is interrupted: patches are made for each call, by a wrapper on a clone.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class BlendRun:
             self._masks[block] = soft, hard_mask(soft, self.options.hardness)
         return self._masks[block]
 
-    def collect_from(self, uuid: object, prior_pass: bool) -> PriorCollector | None:
+    def collect_from(self, uuid: object) -> PriorCollector | None:
         """The collector, if the positive chunk `uuid` is to be collected; a chunk run again by other nodes is not."""
         if self._collector is None or uuid in self._collected:
             return None
@@ -172,7 +172,7 @@ class Forward:
         self.collect = [
             (i, run.text[uuid], collector)
             for i, (cond, uuid) in enumerate(zip(chunks, uuids))
-            if cond == 0 and uuid in run.text and (collector := run.collect_from(uuid, self.prior_pass)) is not None
+            if cond == 0 and uuid in run.text and (collector := run.collect_from(uuid)) is not None
         ]
         self.blends = run.active and not self.prior_pass and run.maps is not None
         self.inputs: dict[str, torch.Tensor] = {}
