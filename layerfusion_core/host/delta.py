@@ -17,6 +17,7 @@ import torch
 from comfy.weight_adapter import LoRAAdapter
 
 from ..prior_maps import Block
+from .management import managed
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,6 @@ _ATTENTION_KEY = re.compile(
     r"diffusion_model\.(?:(input|output)_blocks\.(\d+)|(middle)_block)\.1\."
     r"transformer_blocks\.(\d+)\.(attn[12])\.(to_q|to_k|to_v|to_out)(?:\.0)?\.weight"
 )
-_Patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
 
 
 def attention_site(key: str) -> tuple[Block, str, str] | None:
@@ -78,7 +78,7 @@ class ForegroundDelta(torch.nn.Module):
 
     def patcher(self) -> comfy.model_patcher.ModelPatcher:
         """Wrap the difference so that the host loads, counts and offloads it like any model."""
-        return _Patcher(
+        return managed(
             self,
             load_device=comfy.model_management.get_torch_device(),
             offload_device=comfy.model_management.unet_offload_device(),

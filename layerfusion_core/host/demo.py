@@ -21,11 +21,11 @@ from safetensors import SafetensorError, safe_open
 
 from ..demo_autoencoder import DemoAutoencoder
 from .foreground import apply_foreground, load_foreground_weights
+from .management import managed
 from .transparent_vae import TransparentVAE
 
 MODELS = Path(__file__).resolve().parents[2] / "demo" / "models"
 VOCABULARY = 49408  # rows of CLIP's token table
-_Patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _load_unet(folder: Path) -> ModelPatcher:
             f"demo model: unet.safetensors does not fit its own configuration, first {[*missing, *unexpected][0]}"
         )
     offload = comfy.model_management.unet_offload_device()
-    return _Patcher(model.eval().to(offload), load_device=device, offload_device=offload)
+    return managed(model.eval().to(offload), load_device=device, offload_device=offload)
 
 
 def _preview_colours(folder: Path) -> tuple[list | None, list | None]:

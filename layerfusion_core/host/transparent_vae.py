@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping
 
 import comfy.model_management as mm
-import comfy.model_patcher
 import comfy.ops
 import comfy.utils
 import torch
@@ -18,6 +17,7 @@ from ..transparent_decode import DecodeFn, Progress, decode_transparent
 from ..transparent_encode import OffsetEncoder, encoder_config
 from ..transparent_vae import TransparentDecoder, decoder_config
 from .folders import layer_model_path
+from .management import managed
 
 log = logging.getLogger(__name__)
 
@@ -163,8 +163,7 @@ def _managed(kind: type[nn.Module], config, weights: Mapping[str, Tensor], name:
             f"{missing[0] if missing else 'none'}) and {len(unexpected)} are not known (first: "
             f"{unexpected[0] if unexpected else 'none'}). Download it again from {PAGE}."
         )
-    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-    return patcher(network, load_device=mm.vae_device(), offload_device=mm.vae_offload_device())
+    return managed(network, load_device=mm.vae_device(), offload_device=mm.vae_offload_device())
 
 
 def _out_of_memory(error: Exception) -> bool:
