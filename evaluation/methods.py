@@ -33,12 +33,14 @@ MAIN = (
     _blending("adapt_self", "adapt_self, exact", background_mode="adapt_self"),
     _blending("adapt_self_previous", "adapt_self, previous_step", background_mode="adapt_self",
               prior_mode="previous_step"),
+    _blending("share", "share, exact", background_mode="share"),
     _blending("literal", "literal, exact", background_mode="literal"),
     _blending("literal_previous", "literal, previous_step", background_mode="literal", prior_mode="previous_step"),
 )  # fmt: skip
 CHOICES = (
     Method(SEQUENTIAL, "foreground pasted on background (naive alpha-over)"),
     _blending("off", "off: background never follows", background_mode="off"),
+    _blending("share_previous", "share, previous_step", background_mode="share", prior_mode="previous_step"),
     _blending("from_background", "from_background", background_mode="from_background"),
     _blending("self_only", "adapt, self-attention only", cross_attention=False),
     _blending("cross_only", "adapt, cross-attention only", self_attention=False),
@@ -57,7 +59,6 @@ EXPERIMENTS = tuple(
         ("hard", "adapt with the hard mask"),
         ("grown", "adapt with the hard mask grown by a token"),
         ("grown_self", "adapt_self with the hard mask grown by a token"),
-        ("share", "share, outside the grown hard mask"),
         ("share_hard", "share, outside the hard mask"),
         ("share_soft", "share, by the soft mask"),
         ("from_grown", "from_background with the grown hard mask"),

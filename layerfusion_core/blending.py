@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import torch
 
+from .masks import Masks
 from .options import BackgroundMode
 from .streams import StreamLayout
 
 
 def blend(
     a: torch.Tensor,
-    soft: torch.Tensor,
-    hard: torch.Tensor,
+    masks: Masks,
     layout: StreamLayout,
     background: BackgroundMode,
     site: str,
@@ -23,12 +23,12 @@ def blend(
 ) -> torch.Tensor:
     """Blend one attention's outputs across the streams of each sample.
 
-    a: (G, S, M, C), G samples; soft, hard: (G, K, M) fp32 in [0, 1]; site: "attn1" or "attn2".
+    a: (G, S, M, C), G samples; masks: of the same G, K, M; site: "attn1" or "attn2".
     Returns a new (G, S, M, C) of a's dtype; mask maths in fp32. strength g: lerp(a, a', g), 0 returns `a` itself.
     """
     if strength == 0.0:
         return a
-    soft, hard = soft.unsqueeze(-1), hard.unsqueeze(-1)  # (G, K, M, 1)
+    soft, hard, grown = (mask.unsqueeze(-1) for mask in masks)  # (G, K, M, 1) twice, (G, M, 1)
     streams = list(a.float().unbind(1))
     foregrounds, bl, bg = streams[: layout.foregrounds], layout.blended, layout.background
 
@@ -48,6 +48,9 @@ def blend(
         new += [a_bl, torch.lerp(a_bl, a_bg, keep)]  # a'_BG = a'_BL soft + a_BG (1 - soft), as printed
     elif background == BackgroundMode.FROM_BACKGROUND:
         new += [torch.lerp(a_bl, a_bg, keep), a_bg]  # a''_BL = a'_BL soft + a_BG (1 - soft)
+    elif background == BackgroundMode.SHARE:
+        scene = (a_bl + a_bg) / 2
+        new += [torch.lerp(scene, a_bl, grown), torch.lerp(scene, a_bg, grown)]  # a'_X = a_X grown + scene (1 - grown)
     else:
         new += [a_bl, a_bg]
 

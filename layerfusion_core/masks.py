@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
+
+
+class Masks(NamedTuple):
+    """The masks of one transformer block for G samples of K foregrounds, fp32 in [0, 1].
+
+    soft, hard: (G, K, M); grown: (G, M), see `grow`.
+    """
+
+    soft: torch.Tensor
+    hard: torch.Tensor
+    grown: torch.Tensor
+
+    def repeat(self, count: int, device: torch.device) -> Masks:
+        """The same masks for `count` chunks of G samples, on `device`."""
+        return Masks(*(mask.to(device).repeat(count, *[1] * (mask.ndim - 1)) for mask in self))
 
 
 def norm(x: torch.Tensor) -> torch.Tensor:
@@ -32,3 +49,9 @@ def soft_mask(structure: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
 def hard_mask(soft: torch.Tensor, hardness: float) -> torch.Tensor:
     """mask_hard = sigmoid(d (mask_soft - 0.5)), d = `hardness`; not renormalised."""
     return torch.sigmoid(hardness * (soft - 0.5))
+
+
+def grow(hard: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """The union of K hard masks (G, K, M), grown by one token of `grid` (h, w) to every side: (G, M)."""
+    union = hard.amax(dim=1)
+    return F.max_pool2d(union.unflatten(-1, grid).unsqueeze(1), kernel_size=3, stride=1, padding=1).flatten(1)

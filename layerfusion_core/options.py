@@ -14,6 +14,7 @@ class BackgroundMode(str, Enum):
     LITERAL = "literal"
     FROM_BACKGROUND = "from_background"
     OFF = "off"
+    SHARE = "share"
 
 
 class PriorMode(str, Enum):

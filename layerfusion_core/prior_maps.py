@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .masks import hard_mask, resize_map, soft_mask, structure_prior
+from .masks import Masks, grow, hard_mask, resize_map, soft_mask, structure_prior
 
 Block = tuple[str, int, int]  # ("input" | "middle" | "output", block number, transformer index), as the host names them
 Grid = tuple[int, int]  # token rows, token columns
@@ -29,6 +29,12 @@ class PriorMaps:
         grid = self.grids[block]
         structure = resize_map(self.structure.float(), self.structure_grid, grid)
         return soft_mask(structure, self.content[block].float())
+
+    def masks(self, block: Block, hardness: float, foregrounds: int) -> Masks:
+        """The masks of a block for samples of `foregrounds` rows each."""
+        soft = self.soft(block).unflatten(0, (-1, foregrounds))
+        hard = hard_mask(soft, hardness)
+        return Masks(soft, hard, grow(hard, self.grids[block]))
 
     def stored(self) -> PriorMaps:
         """A half-precision copy in main memory, for the record."""

@@ -27,7 +27,9 @@ class LayerFusionOptionsNode(io.ComfyNode):
                     "adapt_self: the same, through self-attention only; cleanest behind the object. "
                     "literal: the paper's sentence as printed; pours the object into the background. "
                     "from_background: the blended picture copies the background instead. "
-                    "off: the background ignores the others.",
+                    "off: the background ignores the others. "
+                    "share: away from the object both take their mean, on it each keeps its own; "
+                    "a clean background and one scene.",
                 ),
                 io.Combo.Input(
                     "prior_mode", options=[m.value for m in PriorMode], default=default.prior_mode.value,

@@ -16,7 +16,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
 
 from ..blending import blend
-from ..masks import hard_mask
+from ..masks import Masks
 from ..options import LayerFusionOptions, PriorMode
 from ..prior_maps import Block, Grid, PriorCollector, PriorMaps, PriorRecord
 from ..priors import content_confidence, structure_scores
@@ -72,7 +72,7 @@ class BlendRun:
     maps: PriorMaps | None = None
     record: PriorRecord | None = None
     active: bool = False
-    _masks: dict[Block, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    _masks: dict[Block, Masks] = field(default_factory=dict)
     _patches: dict = field(default_factory=dict)
     _collector: PriorCollector | None = None
     _collected: set[object] = field(default_factory=set)
@@ -137,11 +137,10 @@ class BlendRun:
     def _use(self, maps: PriorMaps | None) -> None:
         self.maps, self._masks = maps, {}
 
-    def masks(self, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
-        """(soft, hard) of a block, (N, K, M) fp32 each, made once per evaluation."""
+    def masks(self, block: Block) -> Masks:
+        """The masks of a block for N samples, made once per evaluation."""
         if block not in self._masks:
-            soft = self.maps.soft(block).unflatten(0, (-1, self.layout.foregrounds))
-            self._masks[block] = soft, hard_mask(soft, self.options.hardness)
+            self._masks[block] = self.maps.masks(block, self.options.hardness, self.layout.foregrounds)
         return self._masks[block]
 
     def collect_from(self, uuid: object) -> PriorCollector | None:
@@ -299,9 +298,9 @@ def _blend_patch(site: str):
         if forward is None or not forward.blends or not forward.run.options.blends_site(site):
             return n
         run = forward.run
-        soft, hard = (m.to(n.device).repeat(forward.chunks, 1, 1) for m in run.masks(_block(extra_options)))
+        masks = run.masks(_block(extra_options)).repeat(forward.chunks, n.device)
         mode, strength = run.options.background_mode, run.options.strength
-        return blend(run.layout.grouped(n), soft, hard, run.layout, mode, site, strength).flatten(0, 1)
+        return blend(run.layout.grouped(n), masks, run.layout, mode, site, strength).flatten(0, 1)
 
     return patch
 

@@ -17,7 +17,7 @@ pytest.importorskip(
 import reference
 
 TOLERANCE = 1e-3  # of the latents' deviation in model space; a trained model's latents have deviation 1
-MODES = ["adapt", "adapt_self", "literal", "from_background", "off"]
+MODES = ["adapt", "adapt_self", "literal", "from_background", "off", "share"]
 CONFIG = {
     "model_channels": 32, "channel_mult": [1, 2, 4], "num_res_blocks": 2, "transformer_depth": [0, 0, 1, 1, 2, 2],
     "context_dim": tiny.CONTEXT, "adm_in_channels": tiny.POOLED + 1536, "num_head_channels": tiny.HEAD,
@@ -105,8 +105,9 @@ def test_prompts_of_several_chunks(tokens, prior_mode):
     compare(streams=prompts(tokens), prior_mode=prior_mode, steps=2)
 
 
-def test_odd_grid():
-    compare(size=(15, 19), steps=2)
+@pytest.mark.parametrize("mode", ["adapt", "share"])
+def test_odd_grid(mode):
+    compare(size=(15, 19), steps=2, background_mode=mode)
 
 
 def test_prompt_without_token_positions():

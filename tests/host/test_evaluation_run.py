@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from layerfusion_pack.evaluation import experiments, generate, methods, models, prompts
 from layerfusion_pack.layerfusion_core.blending import blend
 from layerfusion_pack.layerfusion_core.host.demo import MODELS
+from layerfusion_pack.layerfusion_core.masks import Masks
 from layerfusion_pack.layerfusion_core.options import BackgroundMode
 from layerfusion_pack.layerfusion_core.streams import StreamLayout
 
@@ -101,12 +102,12 @@ def test_experiments_leave_the_foreground_alone_and_fit_where_masks_are_plain(na
     layout, a = StreamLayout(1), torch.randn(2, 3, 16, 8)
     update = experiments._blend_with(blend, experiments.UPDATES[name])
     for level in (0.0, 1.0):
-        mask = torch.full((2, 1, 16), level)
-        out = update(a, mask, mask, layout, BackgroundMode.ADAPT, "attn1")
-        plain = blend(a, mask, mask, layout, BackgroundMode.OFF, "attn1")
+        masks = Masks(*(torch.full(shape, level) for shape in [(2, 1, 16), (2, 1, 16), (2, 16)]))
+        out = update(a, masks, layout, BackgroundMode.ADAPT, "attn1")
+        plain = blend(a, masks, layout, BackgroundMode.OFF, "attn1")
         assert torch.allclose(out[:, 0], plain[:, 0])
         if level:
             assert torch.allclose(out, plain, atol=1e-6)
         else:
             assert torch.allclose(out[:, 1], out[:, 2], atol=1e-6)
-    assert torch.equal(update(a, mask, mask, layout, BackgroundMode.ADAPT, "attn1", 0.0), a)
+    assert torch.equal(update(a, masks, layout, BackgroundMode.ADAPT, "attn1", 0.0), a)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BACKGROUND_MODES = ("adapt", "adapt_self", "literal", "from_background", "off")
+BACKGROUND_MODES = ("adapt", "adapt_self", "literal", "from_background", "off", "share")
 CHUNK = 77  # context tokens of one CLIP prompt chunk
 
 
@@ -61,6 +61,14 @@ def hard_mask(soft: Tensor, hardness: float = 10.0) -> Tensor:
     return torch.sigmoid(hardness * (soft - 0.5))
 
 
+def grow(hard: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Each token becomes the largest of itself and its eight neighbours: (N, h * w) -> (N, h * w)."""
+    height, width = grid
+    image = F.pad(hard.reshape(-1, height, width), (1, 1, 1, 1), value=0.0)
+    shifted = [image[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return torch.stack(shifted).amax(dim=0).reshape(len(hard), -1)
+
+
 # 2.3 Attention-level blending ---------------------------------------------------------------------------------------
 
 
@@ -72,15 +80,17 @@ class Streams(NamedTuple):
     background: Tensor
 
 
-def blend(a: Streams, soft: Tensor, hard: Tensor, mode: str = "adapt", site: str = "attn1", g: float = 1.0) -> Streams:
+def blend(
+    a: Streams, soft: Tensor, hard: Tensor, grown: Tensor, mode: str = "adapt", site: str = "attn1", g: float = 1.0
+) -> Streams:
     """The three updates of one attention's outputs a: (N, M, D) each, with masks (N, M), at blending strength g.
 
-    mode is what happens to the background (the paper's sentence can be read in several ways), site is "attn1" for a
-    self-attention and "attn2" for a cross-attention.
+    mode is what happens to the background (the paper's sentence can be read in several ways; `share` is this project's),
+    site is "attn1" for a self-attention and "attn2" for a cross-attention.
     """
     if mode not in BACKGROUND_MODES:
         raise ValueError(f"Unknown background mode {mode!r}: use one of {', '.join(BACKGROUND_MODES)}.")
-    soft, hard = soft[..., None], hard[..., None]  # (N, M, 1)
+    soft, hard, grown = soft[..., None], hard[..., None], grown[..., None]  # (N, M, 1)
 
     bl = a.foreground * soft + a.blended * (1 - soft)
     fg = bl * hard + a.foreground * (1 - hard)
@@ -92,5 +102,8 @@ def blend(a: Streams, soft: Tensor, hard: Tensor, mode: str = "adapt", site: str
         bg = bl * soft + a.background * (1 - soft)
     elif mode == "from_background":
         bl = bl * soft + a.background * (1 - soft)
+    elif mode == "share":
+        scene = (bl + a.background) / 2
+        bl, bg = bl * grown + scene * (1 - grown), a.background * grown + scene * (1 - grown)
 
     return Streams(*(torch.lerp(old, new, g) for old, new in zip(a, (fg, bl, bg), strict=True)))

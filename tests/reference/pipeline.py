@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .equations import Streams, blend, content_confidence, hard_mask, resize_structure, soft_mask, structure_prior
+from .equations import Streams, blend, content_confidence, grow, hard_mask, resize_structure, soft_mask, structure_prior
 from .sampling import SAMPLERS, Schedule
 from .walk import AttentionOutput, Walk, advance, walk_unet
 
@@ -38,7 +38,7 @@ class Prompts:
 class Options:
     """Settings of the method; the defaults are the paper's."""
 
-    background_mode: str = "adapt"  # adapt | adapt_self | literal | from_background | off
+    background_mode: str = "adapt"  # adapt | adapt_self | literal | from_background | off | share
     prior_mode: str = "exact"  # exact | previous_step
     hardness: float = 10.0
     strength: float = 1.0
@@ -99,19 +99,20 @@ def plain_pass(walk: Walk, see: Callable[[AttentionOutput], None] | None = None)
     return noise
 
 
-def masks_of(priors: Priors, hardness: float) -> dict[str, tuple[Tensor, Tensor]]:
-    """(mask_soft, mask_hard), each (N, M), for every transformer block."""
+def masks_of(priors: Priors, hardness: float) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """(mask_soft, mask_hard, mask_hard grown by a token), each (N, M), for every transformer block."""
     masks = {}
     for block, c in priors.content.items():
         s = resize_structure(priors.structure, priors.structure_grid, priors.grids[block])
         soft = soft_mask(s, c)
-        masks[block] = (soft, hard_mask(soft, hardness))
+        hard = hard_mask(soft, hardness)
+        masks[block] = (soft, hard, grow(hard, priors.grids[block]))
     return masks
 
 
 def blended_pass(
     walks: Streams,
-    masks: dict[str, tuple[Tensor, Tensor]],
+    masks: dict[str, tuple[Tensor, Tensor, Tensor]],
     options: Options,
     see_foreground: Callable[[AttentionOutput], None] | None = None,
 ) -> list[Tensor]:
@@ -190,15 +191,15 @@ class LayerFusionModel:
         negative = blended_pass(walks(self.negative), masks, self.options) if self.cfg != 1 else None
         return positive, negative
 
-    def keep(self, priors: Priors, masks: dict[str, tuple[Tensor, Tensor]]) -> None:
+    def keep(self, priors: Priors, masks: dict[str, tuple[Tensor, Tensor, Tensor]]) -> None:
         def images(maps: dict[str, Tensor]) -> dict[str, Tensor]:
             return {block: m.unflatten(-1, priors.grids[block]) for block, m in maps.items()}
 
         evaluation = self.record[-1]
         evaluation.structure = priors.structure.unflatten(-1, priors.structure_grid)
         evaluation.content = images(priors.content)
-        evaluation.soft = images({block: soft for block, (soft, _) in masks.items()})
-        evaluation.hard = images({block: hard for block, (_, hard) in masks.items()})
+        evaluation.soft = images({block: soft for block, (soft, _, _) in masks.items()})
+        evaluation.hard = images({block: hard for block, (_, hard, _) in masks.items()})
 
 
 @torch.no_grad()

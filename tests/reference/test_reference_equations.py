@@ -15,6 +15,7 @@ from reference import (
     Streams,
     blend,
     content_confidence,
+    grow,
     hard_mask,
     norm,
     resize_structure,
@@ -69,8 +70,18 @@ def test_masks():
     torch.testing.assert_close(hard_mask(soft, 10), torch.tensor([[0.00669285, 0.5, 0.99330715]]))
 
 
+def test_growing_takes_the_largest_neighbour():
+    hard = torch.zeros(1, 20)
+    hard[0, [0, 13]] = torch.tensor([0.5, 0.9])  # a corner, and row 2 column 3 of 4 x 5
+    expected = torch.zeros(4, 5)
+    expected[:2, :2] = 0.5
+    expected[1:4, 2:5] = 0.9
+    assert torch.equal(grow(hard, (4, 5)), expected.reshape(1, 20))
+
+
 A = Streams(*(torch.full((1, 3, 2), value) for value in (8.0, 4.0, 0.0)))  # FG 8, BL 4, BG 0
 SOFT, HARD = torch.tensor([[0.0, 0.25, 1.0]]), torch.tensor([[0.0, 0.5, 1.0]])
+GROWN = torch.tensor([[0.5, 1.0, 1.0]])
 BL = [4.0, 5.0, 8.0]  # 8 soft + 4 (1 - soft)
 FG = [8.0, 6.5, 8.0]  # BL hard + 8 (1 - hard)
 
@@ -85,10 +96,11 @@ FG = [8.0, 6.5, 8.0]  # BL hard + 8 (1 - hard)
         ("literal", "attn1", BL, [0.0, 1.25, 8.0]),  # BL soft
         ("from_background", "attn1", [0.0, 1.25, 8.0], [0.0, 0.0, 0.0]),
         ("off", "attn1", BL, [0.0, 0.0, 0.0]),
+        ("share", "attn1", [3.0, 5.0, 8.0], [1.0, 0.0, 0.0]),  # the scene of the first token is 2
     ],
 )
 def test_background_modes(mode, site, blended, background):
-    out = blend(A, SOFT, HARD, mode, site)
+    out = blend(A, SOFT, HARD, GROWN, mode, site)
     for tensor, values in zip(out, (FG, blended, background), strict=True):
         torch.testing.assert_close(tensor, torch.tensor(values)[None, :, None].expand(1, 3, 2))
 
@@ -96,14 +108,14 @@ def test_background_modes(mode, site, blended, background):
 @pytest.mark.parametrize("mode", BACKGROUND_MODES)
 def test_strength_moves_every_stream_from_its_own_output_to_the_full_update(mode):
     a = Streams(*torch.randn(3, 2, 3, 4).unbind())
-    soft, hard = torch.rand(2, 3), torch.rand(2, 3)
-    full = blend(a, soft, hard, mode)
-    for own, halved, updated in zip(a, blend(a, soft, hard, mode, g=0.5), full, strict=True):
+    masks = torch.rand(3, 2, 3).unbind()
+    full = blend(a, *masks, mode)
+    for own, halved, updated in zip(a, blend(a, *masks, mode, g=0.5), full, strict=True):
         torch.testing.assert_close(halved, (own + updated) / 2)
-    for own, untouched in zip(a, blend(a, soft, hard, mode, g=0.0), strict=True):
+    for own, untouched in zip(a, blend(a, *masks, mode, g=0.0), strict=True):
         assert torch.equal(own, untouched)
 
 
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="adapt_self"):
-        blend(A, SOFT, HARD, "both")
+        blend(A, SOFT, HARD, GROWN, "both")

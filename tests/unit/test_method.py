@@ -7,7 +7,7 @@ import torch
 
 from layerfusion_pack.layerfusion_core import priors
 from layerfusion_pack.layerfusion_core.blending import blend
-from layerfusion_pack.layerfusion_core.masks import hard_mask, norm, resize_map, soft_mask, structure_prior
+from layerfusion_pack.layerfusion_core.masks import Masks, grow, hard_mask, norm, resize_map, soft_mask, structure_prior
 from layerfusion_pack.layerfusion_core.options import BackgroundMode, LayerFusionOptions
 from layerfusion_pack.layerfusion_core.streams import StreamLayout, interleave
 
@@ -92,18 +92,23 @@ def test_resize_averages_areas():
     assert resize_map(random(1, 80), (8, 10), (4, 5)).shape == (1, 20)
 
 
+def test_growing_a_mask():
+    """Over the union of two foregrounds, never around a corner to the next row."""
+    hard = torch.zeros(1, 2, 20)
+    hard[0, 0, 4], hard[0, 1, 10] = 1.0, 0.5  # row 0, last column; row 2, first column of 4 x 5
+    expected = torch.tensor([[0, 0, 0, 1, 1], [0.5, 0.5, 0, 1, 1], [0.5, 0.5, 0, 0, 0], [0.5, 0.5, 0, 0, 0]])
+    assert torch.equal(grow(hard, (4, 5)), expected.reshape(1, 20))
+
+
 LAYOUT = StreamLayout(1)
 A = random(2, 3, 6, 5)
-SOFT, HARD = (
-    torch.rand(2, 1, 6, generator=torch.Generator().manual_seed(2)),
-    torch.rand(2, 1, 6, generator=torch.Generator().manual_seed(3)),
-)
+MASKS = Masks(*(random(*shape, seed=2 + i).sigmoid() for i, shape in enumerate([(2, 1, 6), (2, 1, 6), (2, 6)])))
 
 
 def written_out(mode: BackgroundMode, site: str) -> list[torch.Tensor]:
     """The equations of the paper, as printed."""
     fg, bl, bg = A.unbind(1)
-    s, h = SOFT[:, 0, :, None], HARD[:, 0, :, None]
+    s, h, grown = MASKS.soft[:, 0, :, None], MASKS.hard[:, 0, :, None], MASKS.grown[..., None]
     new_bl = fg * s + bl * (1 - s)
     new_fg = new_bl * h + fg * (1 - h)
     new_bg = bg
@@ -113,35 +118,38 @@ def written_out(mode: BackgroundMode, site: str) -> list[torch.Tensor]:
         new_bg = new_bl * s + bg * (1 - s)
     if mode == "from_background":
         new_bl = new_bl * s + bg * (1 - s)
+    if mode == "share":
+        scene = (new_bl + bg) / 2
+        new_bl, new_bg = new_bl * grown + scene * (1 - grown), bg * grown + scene * (1 - grown)
     return [new_fg, new_bl, new_bg]
 
 
 @pytest.mark.parametrize("site", ["attn1", "attn2"])
 @pytest.mark.parametrize("mode", list(BackgroundMode))
 def test_blending_equals_the_equations(mode, site):
-    found = blend(A, SOFT, HARD, LAYOUT, mode, site).unbind(1)
+    found = blend(A, MASKS, LAYOUT, mode, site).unbind(1)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, written_out(mode, site)))
 
 
 def test_strength_interpolates_and_zero_is_the_input_itself():
-    full = blend(A, SOFT, HARD, LAYOUT, BackgroundMode.ADAPT, "attn1")
-    half = blend(A, SOFT, HARD, LAYOUT, BackgroundMode.ADAPT, "attn1", 0.5)
+    full = blend(A, MASKS, LAYOUT, BackgroundMode.ADAPT, "attn1")
+    half = blend(A, MASKS, LAYOUT, BackgroundMode.ADAPT, "attn1", 0.5)
     assert torch.allclose(half, (A + full) / 2, atol=1e-6)
-    assert blend(A, SOFT, HARD, LAYOUT, BackgroundMode.ADAPT, "attn1", 0.0) is A
+    assert blend(A, MASKS, LAYOUT, BackgroundMode.ADAPT, "attn1", 0.0) is A
 
 
 def test_blending_leaves_its_input_alone_and_keeps_its_type():
     half, before = A.half(), A.half().clone()
-    assert blend(half, SOFT, HARD, LAYOUT, BackgroundMode.ADAPT, "attn1").dtype == torch.float16
+    assert blend(half, MASKS, LAYOUT, BackgroundMode.ADAPT, "attn1").dtype == torch.float16
     assert torch.equal(half, before)
 
 
 def test_zero_and_one_masks():
-    zeros, ones = torch.zeros(2, 1, 6), torch.ones(2, 1, 6)
+    zeros, ones = (Masks(*(full(shape) for shape in [(2, 1, 6)] * 2 + [(2, 6)])) for full in (torch.zeros, torch.ones))
     fg, bl, bg = A.unbind(1)
-    nothing = blend(A, zeros, zeros, LAYOUT, BackgroundMode.LITERAL, "attn1").unbind(1)
+    nothing = blend(A, zeros, LAYOUT, BackgroundMode.LITERAL, "attn1").unbind(1)
     assert all(torch.equal(a, b) for a, b in zip(nothing, (fg, bl, bg)))
-    everything = blend(A, ones, ones, LAYOUT, BackgroundMode.ADAPT, "attn1").unbind(1)
+    everything = blend(A, ones, LAYOUT, BackgroundMode.ADAPT, "attn1").unbind(1)
     assert torch.equal(everything[1], fg) and torch.equal(everything[2], bg)
 
 
@@ -149,7 +157,7 @@ def test_two_foregrounds_are_composited_in_order():
     layout, a = StreamLayout(2), random(1, 4, 6, 5, seed=4)
     soft = torch.zeros(1, 2, 6)
     soft[0, 0, :4], soft[0, 1, 2:] = 1.0, 1.0  # the second lies over the first where both are
-    found = blend(a, soft, torch.zeros(1, 2, 6), layout, BackgroundMode.ADAPT, "attn1")[0]
+    found = blend(a, Masks(soft, torch.zeros(1, 2, 6), torch.zeros(1, 6)), layout, BackgroundMode.ADAPT, "attn1")[0]
     first, second, _, background = a[0]
     assert torch.allclose(found[layout.blended], torch.cat([first[:2], second[2:]]))
     assert torch.equal(found[layout.background], background), "covered everywhere: the background keeps its own"
