@@ -1,6 +1,7 @@
 """Writing layers to disk: pixels, metadata, and files that never overwrite and are never half written.
 
-Pure Python, numpy and Pillow. A set is the three pictures of one sample; all files of a set share one number.
+numpy and Pillow, PyAV for 16 bit (all come with the host). A set is the three pictures of one sample; all files of a set
+share one number.
 """
 
 from __future__ import annotations
@@ -8,15 +9,21 @@ from __future__ import annotations
 import json
 import os
 import uuid
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo, putchunk
 
 Writer = Callable[[BinaryIO], None]
+
+PNG_HEADER = 33
+"""Bytes of a PNG's signature and first chunk; colour profile and texts come right after."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +43,16 @@ class LayerSet:
         return self.blended.shape[1], self.blended.shape[0]
 
 
-def to_uint8(picture: np.ndarray) -> np.ndarray:
-    """Floats in [0, 1] to the nearest of 256 levels, so that 8-bit values survive a round trip exactly."""
-    return np.rint(np.clip(picture, 0.0, 1.0) * 255.0).astype(np.uint8)
+def quantised(picture: np.ndarray, depth: int = 8) -> np.ndarray:
+    """Floats in [0, 1] to the nearest of 2^depth levels (depth 8 or 16), so that such values survive a round trip."""
+    top, kind = (255, np.uint8) if depth == 8 else (65535, np.uint16)
+    return np.rint(np.clip(picture, 0.0, 1.0).astype(np.float64) * top).astype(kind)
+
+
+@cache
+def srgb_profile() -> bytes:
+    """An sRGB ICC profile."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def metadata_texts(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> dict[str, str]:
@@ -47,25 +61,46 @@ def metadata_texts(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> dict
     return texts | {key: json.dumps(value) for key, value in (extra_pnginfo or {}).items()}
 
 
-def png_writer(picture: np.ndarray, texts: Mapping[str, str]) -> Writer:
-    """Writes an (H, W, 3 | 4) picture as 8-bit PNG, marked as sRGB, with text chunks that the host can read back."""
+def png_writer(picture: np.ndarray, texts: Mapping[str, str], depth: int = 8) -> Writer:
+    """Writes an (H, W, 3 | 4) picture as PNG with an sRGB profile and text chunks that the host can read back."""
 
     def write(file: BinaryIO) -> None:
         info = PngInfo()
-        info.add(b"sRGB", b"\x00")  # rendering intent: perceptual
         for key, text in texts.items():
             info.add_text(key, text)
-        Image.fromarray(to_uint8(picture)).save(file, format="PNG", pnginfo=info, compress_level=4)
+        pixels = quantised(picture, depth)
+        if depth == 8:
+            image = Image.fromarray(pixels)
+            image.save(file, format="PNG", pnginfo=info, icc_profile=srgb_profile(), compress_level=4)
+            return
+        plain = _png_16_bit(pixels)
+        file.write(plain[:PNG_HEADER])
+        putchunk(file, b"iCCP", b"ICC Profile\0\0", zlib.compress(srgb_profile()))
+        for name, data, *_ in info.chunks:
+            putchunk(file, name, data)
+        file.write(plain[PNG_HEADER:])
 
     return write
 
 
-def png_set(layers: LayerSet, texts: Mapping[str, str]) -> dict[str, Writer]:
-    """The writers of a PNG set by file name ending; the foreground is RGBA with straight colour."""
+def _png_16_bit(pixels: np.ndarray) -> bytes:
+    """An (H, W, 3 | 4) picture of 16-bit values as plain PNG; PyAV's, because Pillow cannot write 16-bit colour."""
+    import av  # large, and comes with the host
+
+    codec = av.CodecContext.create("png", "w")
+    codec.height, codec.width, channels = pixels.shape
+    codec.pix_fmt = "rgb48be" if channels == 3 else "rgba64be"
+    codec.time_base, codec.options = Fraction(1), {"pred": "mixed"}
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=codec.pix_fmt)
+    return b"".join(bytes(packet) for packet in (*codec.encode(frame), *codec.encode(None)))
+
+
+def png_set(layers: LayerSet, texts: Mapping[str, str], depth: int = 8) -> dict[str, Writer]:
+    """The writers of a PNG set by file name ending, `depth` bits a channel; the foreground is RGBA, straight colour."""
     return {
-        "foreground.png": png_writer(layers.foreground, texts),
-        "background.png": png_writer(layers.background, texts),
-        "blended.png": png_writer(layers.blended, texts),
+        "foreground.png": png_writer(layers.foreground, texts, depth),
+        "background.png": png_writer(layers.background, texts, depth),
+        "blended.png": png_writer(layers.blended, texts, depth),
     }
 
 

@@ -9,21 +9,17 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import BinaryIO
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image
 
-from .export import LayerSet, Writer, png_set, png_writer, to_uint8
+from .export import LayerSet, Writer, png_set, png_writer, quantised, srgb_profile
 
 XMP_METADATA, ICC_PROFILE = 1060, 1039
 EXIF_MAKE, EXIF_MODEL = 0x010F, 0x0110
-
-
-def srgb_profile() -> bytes:
-    """An sRGB ICC profile."""
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def merged(layers: LayerSet) -> np.ndarray:
@@ -57,7 +53,7 @@ def psd_set(layers: LayerSet, texts: Mapping[str, str], depth: int = 8) -> dict[
     def write(file: BinaryIO) -> None:
         document = PSDImage.new("RGB", layers.size, depth=depth)
         for name, picture, visible in named_layers(layers):
-            layer = document.create_pixel_layer_from_array(_levels(picture, depth), name=name)
+            layer = document.create_pixel_layer_from_array(quantised(picture, depth), name=name)
             layer.visible = visible
         resources = document.image_resources
         resources[ICC_PROFILE] = ImageResource(key=ICC_PROFILE, data=srgb_profile())
@@ -83,16 +79,17 @@ def ora_set(layers: LayerSet, texts: Mapping[str, str]) -> dict[str, Writer]:
             f'<?xml version=\'1.0\' encoding=\'UTF-8\'?>\n<image version="0.0.3" w="{width}" h="{height}">\n'
             f"  <stack>\n{entries}  </stack>\n</image>\n"
         )
-        preview = Image.fromarray(to_uint8(merged(layers)))
-        thumbnail = preview.copy()
-        thumbnail.thumbnail((256, 256))
+        preview = merged(layers)
+        thumbnail, small = Image.fromarray(quantised(preview)), io.BytesIO()
+        thumbnail.thumbnail((256, 256))  # the largest that OpenRaster allows
+        thumbnail.save(small, format="PNG", icc_profile=srgb_profile())
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNG does not get smaller
             archive.writestr("mimetype", "image/openraster")  # first and stored, so that programs recognise the file
             archive.writestr("stack.xml", stack)
             for name, picture, _ in parts:
                 archive.writestr(f"data/{name.lower()}.png", _bytes(png_writer(picture, {})))
-            archive.writestr("mergedimage.png", _bytes(png_writer(merged(layers), texts)))
-            archive.writestr("Thumbnails/thumbnail.png", _bytes(lambda part: thumbnail.save(part, format="PNG")))
+            archive.writestr("mergedimage.png", _bytes(png_writer(preview, texts)))
+            archive.writestr("Thumbnails/thumbnail.png", small.getvalue())
 
     return {"layers.ora": write}
 
@@ -102,7 +99,7 @@ def webp_set(layers: LayerSet, texts: Mapping[str, str]) -> dict[str, Writer]:
 
     def writer(picture: np.ndarray) -> Writer:
         def write(file: BinaryIO) -> None:
-            image = Image.fromarray(to_uint8(picture))
+            image = Image.fromarray(quantised(picture))
             exif = image.getexif()
             tag = EXIF_MAKE
             for key, text in texts.items():
@@ -122,10 +119,11 @@ def webp_set(layers: LayerSet, texts: Mapping[str, str]) -> dict[str, Writer]:
 FORMATS: dict[str, tuple[Callable[..., dict[str, Writer]], ...]] = {
     "png": (png_set,),
     "png + psd": (png_set, psd_set),
-    "png + psd 16 bit": (png_set, lambda layers, texts: psd_set(layers, texts, 16)),
+    "png + psd 16 bit": (png_set, partial(psd_set, depth=16)),
     "png + ora": (png_set, ora_set),
     "png + webp": (png_set, webp_set),
     "all": (png_set, psd_set, ora_set, webp_set),
+    "png 16 bit": (partial(png_set, depth=16),),
 }
 """What Save Layers can write; PNG is always among it, because the page shows it."""
 
@@ -135,12 +133,6 @@ def writers(layers: LayerSet, texts: Mapping[str, str], formats: str) -> dict[st
     if formats not in FORMATS:
         raise ValueError(f"Unknown formats '{formats}'; choose one of: {', '.join(FORMATS)}.")
     return {ending: write for make in FORMATS[formats] for ending, write in make(layers, texts).items()}
-
-
-def _levels(picture: np.ndarray, depth: int) -> np.ndarray:
-    if depth == 8:
-        return to_uint8(picture)
-    return np.rint(np.clip(picture, 0.0, 1.0).astype(np.float64) * 65535.0).astype(np.uint16)
 
 
 def _bytes(write: Writer) -> bytes:

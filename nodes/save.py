@@ -46,7 +46,8 @@ class LayerFusionSaveLayers(io.ComfyNode):
                     default="png",
                     optional=True,
                     tooltip="What to write beside the PNG files: a layered Photoshop file (psd, needs psd-tools), "
-                    "OpenRaster for Krita and GIMP (ora), or lossless WebP.",
+                    "OpenRaster for Krita and GIMP (ora), or lossless WebP. Or only the PNG files, with 16 bit per "
+                    "channel.",
                 ),
             ],
             outputs=[
@@ -107,7 +108,8 @@ def check_pictures(*pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor,
 def layer_document(foreground: torch.Tensor, background: torch.Tensor, blended: torch.Tensor) -> dict:
     """The host's LAYERS document, version 1: per sample Background, Foreground, and Blended hidden on top.
 
-    Of a batch only the first sample is visible, so that the editor opens with one clean picture.
+    Of a batch only the first sample is visible, so that the editor opens with one clean picture. All have z_index 0, as
+    the host's own Add Layer gives it, so that a layer added later lies on top.
     """
     count, height, width = blended.shape[:3]
     layers = []
@@ -126,7 +128,7 @@ def layer_document(foreground: torch.Tensor, background: torch.Tensor, blended: 
                     "opacity": 1.0,
                     "blend_mode": "normal",
                     "visible": row == 0 and name != "Blended",
-                    "z_index": len(layers),
+                    "z_index": 0,
                 }
             )
     return {"version": 1, "canvas": (width, height), "layers": layers}

@@ -102,7 +102,6 @@ def test_layer_document(save):
         ("Background 2", False), ("Foreground 2", False), ("Blended 2", False),
     ]  # fmt: skip
     assert torch.equal(document["layers"][4]["image"], layers[0][1:])
-    assert [item["z_index"] for item in document["layers"]] == list(range(6))
 
 
 def test_the_hosts_own_layer_nodes_take_the_document(host, save):

@@ -10,7 +10,14 @@ import pytest
 from PIL import Image
 
 from layerfusion_pack.layerfusion_core import export
-from layerfusion_pack.layerfusion_core.export import LayerSet, metadata_texts, png_set, save_set, to_uint8
+from layerfusion_pack.layerfusion_core.export import (
+    LayerSet,
+    metadata_texts,
+    png_set,
+    quantised,
+    save_set,
+    srgb_profile,
+)
 
 
 @pytest.fixture
@@ -30,9 +37,10 @@ def text(data: bytes):
 
 
 def test_every_level_survives_the_round_trip():
-    levels = np.arange(256, dtype=np.uint8)
-    assert np.array_equal(to_uint8(levels.astype(np.float32) / 255), levels)
-    assert to_uint8(np.array([-1.0, 2.0])).tolist() == [0, 255]
+    for depth, kind in ((8, np.uint8), (16, np.uint16)):
+        levels = np.arange(2**depth, dtype=kind)
+        assert np.array_equal(quantised(levels.astype(np.float32) / levels[-1], depth), levels)
+        assert quantised(np.array([-1.0, 2.0]), depth).tolist() == [0, levels[-1]]
 
 
 def test_png_set_is_bit_exact_and_holds_the_workflow(tmp_path, layers, pixels):
@@ -45,7 +53,26 @@ def test_png_set_is_bit_exact_and_holds_the_workflow(tmp_path, layers, pixels):
             assert np.array_equal(np.asarray(picture), value)  # also the colour under alpha 0
             assert json.loads(picture.text["workflow"]) == {"nodes": ["\u00e4"]}
             assert json.loads(picture.text["prompt"]) == {"1": {"class_type": "X"}}
-            assert picture.info["srgb"] == 0
+            assert picture.info["icc_profile"] == srgb_profile()
+
+
+def test_png_set_of_16_bit(tmp_path):
+    av = pytest.importorskip("av", reason="PyAV IS MISSING: PNG files of 16 bit were NOT tested")
+    rng = np.random.default_rng(1)
+    want = {name: rng.integers(0, 65536, (9, 13, channels), dtype=np.uint16)
+            for name, channels in (("foreground", 4), ("background", 3), ("blended", 3))}  # fmt: skip
+    layers = LayerSet(**{name: value.astype(np.float32) / 65535 for name, value in want.items()})
+    _, names = save_set(str(tmp_path), "deep", 1, png_set(layers, {"workflow": '{"nodes": []}'}, depth=16))
+    for name, value in want.items():
+        path = tmp_path / names[f"{name}.png"]
+        with av.open(str(path)) as file:
+            frame = next(file.decode(video=0))
+        kind = "rgba64be" if name == "foreground" else "rgb48be"
+        assert frame.format.name == kind and np.array_equal(frame.to_ndarray(format=kind), value)
+        with Image.open(path) as picture:
+            picture.verify()  # the checksum of every chunk
+        with Image.open(path) as picture:
+            assert picture.text == {"workflow": '{"nodes": []}'} and picture.info["icc_profile"] == srgb_profile()
 
 
 def test_metadata_can_be_left_out():

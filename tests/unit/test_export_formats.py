@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layerfusion_pack.layerfusion_core.export import LayerSet, to_uint8
+from layerfusion_pack.layerfusion_core.export import LayerSet, quantised, srgb_profile
 from layerfusion_pack.layerfusion_core.export_formats import FORMATS, merged, writers
 
 TEXTS = {"prompt": json.dumps({"1": {"text": "a < b & c"}}), "workflow": json.dumps({"nodes": ["\u00e4"]})}
@@ -47,6 +47,7 @@ def test_psd(layers, formats, depth):
         assert np.array_equal(got[..., : want.shape[-1]], np.rint(want.astype(np.float64) * top))
     preview = document.numpy()[..., :3]
     assert np.abs(preview - merged(layers)).max() <= 1.5 / 255
+    assert document.image_resources.get_data(1039) == srgb_profile()
     xmp = document.image_resources.get_data(1060)
     assert b"a &lt; b &amp; c" in (xmp if isinstance(xmp, bytes) else bytes(str(xmp), "utf8"))
 
@@ -67,18 +68,21 @@ def test_ora(layers):
         assert order == sorted(order) and stack.count('visibility="hidden"') == 1 and 'w="20" h="12"' in stack
         for name, want in (("foreground", layers.foreground), ("background", layers.background)):
             picture = Image.open(io.BytesIO(archive.read(f"data/{name}.png")))
-            assert np.array_equal(np.asarray(picture), to_uint8(want))
+            assert np.array_equal(np.asarray(picture), quantised(want))
         preview = Image.open(io.BytesIO(archive.read("mergedimage.png")))
-        assert np.array_equal(np.asarray(preview), to_uint8(merged(layers)))
+        assert np.array_equal(np.asarray(preview), quantised(merged(layers)))
         assert json.loads(preview.text["workflow"]) == {"nodes": ["\u00e4"]}
-        assert "Thumbnails/thumbnail.png" in names
+        pictures = [name for name in names if name.endswith(".png")]
+        assert len(pictures) == 5 and "Thumbnails/thumbnail.png" in pictures
+        for name in pictures:
+            assert Image.open(io.BytesIO(archive.read(name))).info["icc_profile"] == srgb_profile(), name
 
 
 def test_webp(layers):
     for name, want in (("foreground", layers.foreground), ("blended", layers.blended)):
         picture = Image.open(written(layers, "png + webp", f"{name}.webp"))
-        assert np.array_equal(np.asarray(picture), to_uint8(want))  # also the colour under alpha 0
-        assert picture.info["icc_profile"]
+        assert np.array_equal(np.asarray(picture), quantised(want))  # also the colour under alpha 0
+        assert picture.info["icc_profile"] == srgb_profile()
         exif = picture.getexif()
         assert exif[0x0110] == f"prompt:{TEXTS['prompt']}" and exif[0x010F].startswith("workflow:")
 

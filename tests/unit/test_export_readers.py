@@ -1,0 +1,138 @@
+"""Other people's programs read our files: ImageMagick and GIMP, where they are installed."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from layerfusion_pack.layerfusion_core.export import LayerSet, quantised, save_set
+from layerfusion_pack.layerfusion_core.export_formats import merged, writers
+
+NAMES = ("Background", "Foreground", "Blended")
+GIMP_SCRIPT = """
+(let* ((image (car (gimp-file-load RUN-NONINTERACTIVE "{source}" "{source}"))) (layers (gimp-image-get-layers image)))
+  (for-each
+    (lambda (layer)
+      (file-png-save2 RUN-NONINTERACTIVE image layer
+        (string-append "{folder}/" (car (gimp-item-get-name layer))
+          (if (= (car (gimp-item-get-visible layer)) TRUE) ".visible" ".hidden") ".png")
+        "layer.png" 0 1 0 0 0 0 0 0 1))
+    (vector->list (cadr layers)))
+  (gimp-quit 0))
+"""
+
+
+@pytest.fixture(scope="module")
+def layers() -> LayerSet:
+    rng = np.random.default_rng(0)
+    foreground, background, blended = (rng.integers(0, 256, (24, 40, n)).astype(np.float32) / 255 for n in (4, 3, 3))
+    foreground[:8, ..., 3] = 0.0  # with colour under it
+    return LayerSet(foreground, background, blended)
+
+
+@pytest.fixture(scope="module")
+def saved(layers, tmp_path_factory):
+    """A function: the path of the file that ends so, after saving in these formats."""
+
+    def save(formats: str, ending: str) -> Path:
+        folder = tmp_path_factory.mktemp("saved")
+        _, names = save_set(str(folder), "set", 1, writers(layers, {"workflow": "{}"}, formats))
+        return folder / names[ending]
+
+    return save
+
+
+def imagemagick(*arguments) -> bytes:
+    program = next(filter(None, map(shutil.which, ("magick", "/usr/bin/convert"))), None)
+    if program is None:
+        pytest.skip("IMAGEMAGICK IS MISSING: reading our files with it was NOT tested")
+    return subprocess.run([program, *map(str, arguments)], check=True, capture_output=True, timeout=60).stdout
+
+
+def samples(path: Path | str, channels: str, depth: int) -> np.ndarray:
+    """What ImageMagick reads, (24, 40, C)."""
+    data = imagemagick(path, "-depth", depth, "-endian", "MSB", f"{channels}:-")
+    return np.frombuffer(data, np.uint8 if depth == 8 else ">u2").reshape(24, 40, len(channels))
+
+
+def describe(path: Path, what: str) -> list[str]:
+    return imagemagick(path, "-format", f"{what}\n", "info:").decode().split("\n")[:-1]
+
+
+@pytest.mark.parametrize(("formats", "depth"), [("png + psd", 8), ("png + psd 16 bit", 16)])
+def test_imagemagick_reads_psd(layers, saved, formats, depth):
+    pytest.importorskip("psd_tools", reason="PSD-TOOLS IS MISSING: PSD was NOT tested")
+    path = saved(formats, "layers.psd")
+    assert describe(path, "%[label] %z")[1:] == [f"{name} {depth}" for name in NAMES]
+    assert "sRGB" in describe(path, "%[profile:icc]")[0]
+    preview = samples(f"{path}[0]", "rgb", 8)
+    assert np.abs(preview.astype(int) - quantised(merged(layers))).max() <= 1
+    for index, want in enumerate((layers.background, layers.foreground, layers.blended), 1):
+        got = samples(f"{path}[{index}]", "rgba"[: want.shape[-1]], depth)
+        assert np.array_equal(got, quantised(want, depth)), NAMES[index - 1]
+
+
+def test_imagemagick_reads_png_of_16_bit(layers, saved):
+    path = saved("png 16 bit", "foreground.png")
+    assert describe(path, "%z %[type]") == ["16 TrueColorAlpha"] and "sRGB" in describe(path, "%[profile:icc]")[0]
+    assert np.array_equal(samples(path, "rgba", 16), quantised(layers.foreground, 16))
+
+
+def test_imagemagick_reads_webp(layers, saved):
+    path = saved("png + webp", "foreground.webp")
+    assert "sRGB" in describe(path, "%[profile:icc]")[0]
+    assert np.array_equal(samples(path, "rgba", 8), quantised(layers.foreground))
+
+
+@pytest.mark.parametrize(("formats", "ending"), [("png + ora", "layers.ora"), ("png + psd", "layers.psd")])
+def test_gimp_reads(layers, saved, tmp_path, formats, ending):
+    if shutil.which("gimp") is None:
+        pytest.skip("GIMP IS MISSING: reading our files with it was NOT tested")
+    if ending == "layers.psd":
+        pytest.importorskip("psd_tools", reason="PSD-TOOLS IS MISSING: PSD was NOT tested")
+    script = GIMP_SCRIPT.format(source=saved(formats, ending).as_posix(), folder=tmp_path.as_posix())
+    command = ["gimp", "--no-interface", "--no-data", "--no-fonts", "--console-messages"]
+    command += ["--batch", script, "--batch", "(gimp-quit 1)"]  # the second after an error in the first
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if "Unknown file type" in run.stderr:
+        pytest.skip(f"THIS GIMP CANNOT OPEN {ending[-3:].upper()} FILES (Debian leaves the plug-in out): NOT tested")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "Background.visible.png", "Blended.hidden.png", "Foreground.visible.png",
+    ], run.stdout + run.stderr  # fmt: skip
+    for name, want in zip(NAMES, (layers.background, layers.foreground, layers.blended)):
+        with Image.open(next(tmp_path.glob(f"{name}.*"))) as picture:
+            got = np.asarray(picture)
+        assert np.array_equal(got[..., : want.shape[-1]], quantised(want)), name
+
+
+@pytest.mark.parametrize(("formats", "ending"), [("png + ora", "layers.ora"), ("png + psd", "layers.psd")])
+def test_krita_reads(layers, saved, tmp_path, formats, ending):
+    """Krita opens the file and saves it as OpenRaster of its own, in which we look."""
+    if shutil.which("krita") is None or shutil.which("xvfb-run") is None:
+        pytest.skip("KRITA OR XVFB IS MISSING: reading our files with it was NOT tested")
+    if ending == "layers.psd":
+        pytest.importorskip("psd_tools", reason="PSD-TOOLS IS MISSING: PSD was NOT tested")
+    again = tmp_path / "again.ora"
+    command = ["xvfb-run", "-a", "krita", "--nosplash", "--export", "--export-filename", again, saved(formats, ending)]
+    subprocess.run(command, check=True, capture_output=True, timeout=180)
+    with zipfile.ZipFile(again) as archive:
+        found = list(ElementTree.fromstring(archive.read("stack.xml")).iter("layer"))
+        assert [(layer.get("name"), layer.get("visibility")) for layer in reversed(found)] == [
+            ("Background", "visible"), ("Foreground", "visible"), ("Blended", "hidden"),
+        ]  # fmt: skip
+        for layer, want in zip(reversed(found), (layers.background, layers.foreground, layers.blended)):
+            got = np.asarray(Image.open(io.BytesIO(archive.read(layer.get("src")))).convert("RGBA"))
+            top, left = int(layer.get("y")), int(layer.get("x"))  # Krita cuts off what is all transparent
+            part = want[top : top + got.shape[0], left : left + got.shape[1]]
+            assert part.shape[0] * part.shape[1] >= 16 * 40, layer.get("name")
+            assert np.array_equal(got[..., : want.shape[-1]], quantised(part)), layer.get("name")
+        preview = np.asarray(Image.open(io.BytesIO(archive.read("mergedimage.png"))).convert("RGB")).astype(int)
+        assert np.abs(preview - quantised(merged(layers))).max() <= 1  # Krita lays them over each other as we do
