@@ -37,7 +37,8 @@ class LayerFusionOptions:
 
     hardness d > 0 of the hard mask; strength g in [0, 1] of the blending (0 = three independent streams);
     start_percent <= end_percent in [0, 1], the part of the schedule that blends; self_attention / cross_attention
-    choose which attention outputs are blended.
+    choose which attention outputs are blended; cfg_foreground, cfg_blended, cfg_background >= 0 are the streams' own
+    guidance scales, 0 for the run's.
     """
 
     background_mode: BackgroundMode = BackgroundMode.ADAPT
@@ -49,6 +50,9 @@ class LayerFusionOptions:
     noise: NoiseMode = NoiseMode.SHARED
     self_attention: bool = True
     cross_attention: bool = True
+    cfg_foreground: float = 0.0
+    cfg_blended: float = 0.0
+    cfg_background: float = 0.0
 
     def __post_init__(self) -> None:
         for name, kind in (("background_mode", BackgroundMode), ("prior_mode", PriorMode), ("noise", NoiseMode)):
@@ -64,6 +68,15 @@ class LayerFusionOptions:
             raise ValueError(
                 f"start_percent and end_percent: expected 0 <= start <= end <= 1, got {self.start_percent} and {self.end_percent}"
             )
+
+        for name in ("cfg_foreground", "cfg_blended", "cfg_background"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: expected 0 (as cfg) or a guidance scale above, got {getattr(self, name)}")
+
+    def cfg_of_streams(self, cfg: float, foregrounds: int) -> list[float]:
+        """Guidance scales in layout order for `foregrounds` foreground streams; `cfg` where a stream has none of its own."""
+        own = [self.cfg_foreground] * foregrounds + [self.cfg_blended, self.cfg_background]
+        return [scale or cfg for scale in own]
 
     @property
     def blends(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from ..layerfusion_core.host.guider import LayerFusionGuider
@@ -32,27 +34,47 @@ class LayerFusionGuiderNode(io.ComfyNode):
                 io.Conditioning.Input("blended", tooltip="The whole picture."),
                 io.Conditioning.Input("negative", tooltip="What no layer should show."),
                 io.Float.Input(
-                    "cfg",
-                    default=7.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance scale, for all layers.",
+                    "cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance scale, for all layers."
                 ),
                 Options.Input("options", optional=True, tooltip="LayerFusion Options; the defaults without."),
+                io.Conditioning.Input(
+                    "negative_foreground", optional=True, tooltip="The foreground's own negative, instead of the common one."
+                ),
+                io.Conditioning.Input(
+                    "negative_background", optional=True, tooltip="The background's own negative, instead of the common one."
+                ),
+                io.Conditioning.Input(
+                    "negative_blended", optional=True, tooltip="The blended picture's own negative, instead of the common one."
+                ),
+                io.Float.Input(
+                    "cfg_foreground", default=0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True,
+                    tooltip="Guidance scale of the foreground; 0: as in the options, or else same as cfg.",
+                ),
+                io.Float.Input(
+                    "cfg_background", default=0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True,
+                    tooltip="Guidance scale of the background; 0: as in the options, or else same as cfg.",
+                ),
+                io.Float.Input(
+                    "cfg_blended", default=0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True,
+                    tooltip="Guidance scale of the blended picture; 0: as in the options, or else same as cfg.",
+                ),
             ],
             outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, base_model, foreground_model, foreground, background, blended, negative, cfg, options=None
-    ) -> io.NodeOutput:
+        cls, base_model, foreground_model, foreground, background, blended, negative, cfg, options=None,
+        negative_foreground=None, negative_background=None, negative_blended=None,
+        cfg_foreground=0.0, cfg_background=0.0, cfg_blended=0.0,
+    ) -> io.NodeOutput:  # fmt: skip
         streams = [foreground, blended, background]
-        options = options or LayerFusionOptions()
+        negatives = [negative_foreground, negative_blended, negative_background]
+        scales = {"cfg_foreground": cfg_foreground, "cfg_background": cfg_background, "cfg_blended": cfg_blended}
+        options = replace(options or LayerFusionOptions(), **{name: scale for name, scale in scales.items() if scale})
+        layout = StreamLayout(1)
         return io.NodeOutput(
-            LayerFusionGuider(base_model, foreground_model, streams, negative, cfg, options, StreamLayout(1))
+            LayerFusionGuider(base_model, foreground_model, streams, negative, cfg, options, layout, negatives)
         )
 
 

@@ -63,6 +63,18 @@ class LayerFusionOptionsNode(io.ComfyNode):
                 io.Boolean.Input(
                     "blend_cross_attention", default=default.cross_attention, tooltip="Blend the outputs of cross-attention."
                 ),
+                io.Float.Input(
+                    "cfg_foreground", default=0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True,
+                    tooltip="Guidance scale of the foreground; 0: same as cfg.",
+                ),
+                io.Float.Input(
+                    "cfg_background", default=0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True,
+                    tooltip="Guidance scale of the background; 0: same as cfg.",
+                ),
+                io.Float.Input(
+                    "cfg_blended", default=0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True,
+                    tooltip="Guidance scale of the blended picture; 0: same as cfg.",
+                ),
             ],
             outputs=[Options.Output(display_name="options", tooltip="For the LayerFusion KSampler.")],
         )  # fmt: skip

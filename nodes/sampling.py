@@ -53,6 +53,15 @@ class LayerFusionKSampler(io.ComfyNode):
                     tooltip="Below 1, start from latent_image with this share of the noise (all layers alike).",
                 ),
                 Options.Input("options", optional=True, tooltip="LayerFusion Options; the defaults without."),
+                io.Conditioning.Input(
+                    "negative_foreground", optional=True, tooltip="The foreground's own negative, instead of the common one."
+                ),
+                io.Conditioning.Input(
+                    "negative_background", optional=True, tooltip="The background's own negative, instead of the common one."
+                ),
+                io.Conditioning.Input(
+                    "negative_blended", optional=True, tooltip="The blended picture's own negative, instead of the common one."
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="foreground", tooltip="The object on grey; LayerFusion Decode cuts it out."),
@@ -66,10 +75,12 @@ class LayerFusionKSampler(io.ComfyNode):
     def execute(
         cls, base_model, foreground_model, foreground, background, blended, negative, latent_image,
         seed, steps, cfg, sampler_name, scheduler, denoise, options=None,
+        negative_foreground=None, negative_background=None, negative_blended=None,
     ) -> io.NodeOutput:  # fmt: skip
         layers, priors = sample_layers(
             base_model, foreground_model, [foreground, blended, background], negative, latent_image,
             seed, steps, cfg, sampler_name, scheduler, denoise, options or LayerFusionOptions(),
+            [negative_foreground, negative_blended, negative_background],
         )  # fmt: skip
         foreground_latent, blended_latent, background_latent = layers
         return io.NodeOutput(foreground_latent, background_latent, blended_latent, priors)

@@ -1,30 +1,25 @@
-"""Conditionings of the streams: checks, <EOS> columns, and stacking them over the interleaved rows."""
+"""Conditionings of the streams: encoding, checks and <EOS> columns."""
 
 from __future__ import annotations
 
 import logging
-import math
-import uuid
 
 import torch
-from comfy.conds import CONDCrossAttn
 from comfy.model_patcher import ModelPatcher
 
-from ..streams import interleave
 from .engine import TextColumns
 
 log = logging.getLogger(__name__)
 
 EOS_KEY = "layerfusion_eos"  # in a conditioning's dict: list of <EOS> columns, written by LayerFusionTextEncode
 CHUNK = 77  # tokens of one CLIP chunk
-_UNSUPPORTED = {
-    "control": "a ControlNet",
-    "area": "an area",
-    "mask": "a mask",
-    "gligen": "GLIGEN boxes",
-    "hooks": "hooks",
-    "start_percent": "a timestep range",
-    "end_percent": "a timestep range",
+_MASK = "use Conditioning (Set Mask) with set_cond_area 'default' instead"
+_UNSUPPORTED = {  # keys of a conditioning's dict: what it is, and what to do
+    "area": ("an area", f"areas crop the picture and with it the shared attention; {_MASK}"),
+    "set_area_to_bounds": ("a mask with set_cond_area 'mask bounds'", f"that crops the picture; {_MASK}"),
+    "gligen": ("GLIGEN boxes", "remove the node that adds them"),
+    "hooks": ("hooks", "they give a prompt weights of its own; put LoRAs on the models instead"),
+    "default": ("a default prompt", "use Conditioning (Set Mask) and Conditioning (Combine) instead"),
 }
 
 
@@ -62,12 +57,28 @@ def check_conditioning(model: ModelPatcher, conditioning: list, what: str) -> No
                 f"{what}: expected a pooled text vector of {adm} values beside the text features, got {came}; encode the "
                 "prompt with the CLIP output of the same SDXL checkpoint"
             )
-        for key, name in _UNSUPPORTED.items():
-            if extra.get(key) is not None:
+        control = extra.get("control")
+        if control is not None and control.get_extra_hooks():
+            extra = {**extra, "hooks": True}
+        for key, (name, advice) in _UNSUPPORTED.items():
+            if extra.get(key):
                 raise ValueError(
-                    f"{what}: the conditioning carries {name}, which LayerFusion cannot keep to one stream yet; remove "
-                    "the node that adds it"
+                    f"{what}: the conditioning carries {name}, which LayerFusion cannot keep to one stream: {advice}"
                 )
+    _check_ranges([extra for _, extra in conditioning], what)
+
+
+def _check_ranges(entries: list[dict], what: str) -> None:
+    """ValueError unless the entries' timestep ranges cover the whole schedule together."""
+    covered = 0.0
+    for start, end in sorted((e.get("start_percent", 0.0), e.get("end_percent", 1.0)) for e in entries):
+        if start <= covered:
+            covered = max(covered, end)
+    if covered < 1.0:
+        raise ValueError(
+            f"{what}: its timestep ranges leave the schedule empty at {covered:.0%}; give Conditioning (Combine) a prompt "
+            "for every part from 0 to 1"
+        )
 
 
 def text_columns(conditioning: list, device: torch.device) -> TextColumns:
@@ -82,54 +93,6 @@ def text_columns(conditioning: list, device: torch.device) -> TextColumns:
         log.info("foreground prompt without token positions: using all text columns for the content confidence prior")
         columns = [c for c in range(tokens) if c % CHUNK]
     return TextColumns(torch.tensor(columns, dtype=torch.long, device=device), tokens)
-
-
-def stack_streams(names: tuple[str, ...], streams: list[list[dict]]) -> list[dict]:
-    """Merge processed conds, one list per stream, into conds whose rows tile over the interleaved batch.
-
-    names: the streams' names, for messages; streams: a list of entries with "model_conds" for each. Lists of several
-    entries (Conditioning Combine) must be equally long, or of length 1, which counts for every entry of the others.
-    """
-    entries = max(map(len, streams))
-    for name, stream in zip(names, streams):
-        if len(stream) not in (1, entries):
-            raise ValueError(
-                f"{name}: {len(stream)} combined conditionings where another stream has {entries}; give every stream one "
-                "conditioning, or the same number"
-            )
-    return [_stack_entry(names, [stream[i % len(stream)] for stream in streams]) for i in range(entries)]
-
-
-def _stack_entry(names: tuple[str, ...], conds: list[dict]) -> dict:
-    keys = conds[0]["model_conds"].keys()
-    for name, cond in zip(names, conds):
-        if cond["model_conds"].keys() != keys:
-            raise ValueError(
-                f"{name}: its conditioning carries {sorted(cond['model_conds'])} where {names[0]}'s carries "
-                f"{sorted(keys)}; make all streams' conditionings with the same kind of node"
-            )
-    strengths = {cond.get("strength", 1.0) for cond in conds}
-    if len(strengths) > 1:
-        raise ValueError(f"the streams' conditioning strengths differ ({sorted(strengths)}); give all streams the same")
-    stacked = {key: _stack_value(key, [cond["model_conds"][key] for cond in conds]) for key in keys}
-    return {"model_conds": stacked, "uuid": uuid.uuid4(), "strength": strengths.pop()}
-
-
-def _stack_value(key: str, values: list):
-    tensors = [value.cond for value in values]
-    if not all(isinstance(t, torch.Tensor) for t in tensors):
-        if all(t is tensors[0] or t == tensors[0] for t in tensors):
-            return values[0]
-        raise ValueError(f"the streams' conditionings differ in '{key}', which cannot differ between streams")
-    if isinstance(values[0], CONDCrossAttn):
-        # Repeating a prompt's tokens leaves its softmax attention unchanged, so lengths can be evened out.
-        length = math.lcm(*(t.shape[1] for t in tensors))
-        tensors = [t.repeat(1, length // t.shape[1], 1) for t in tensors]
-    batch = max(t.shape[0] for t in tensors)
-    if any(t.shape[0] not in (1, batch) for t in tensors):
-        raise ValueError(f"the streams' conditionings have different batch sizes in '{key}'; use 1 or the same for all")
-    tensors = [t.expand(batch, *t.shape[1:]) for t in tensors]
-    return type(values[0])(interleave(tensors))
 
 
 def encode_prompt(clip, text: str) -> list:

@@ -8,21 +8,22 @@ from comfy.model_patcher import ModelPatcher
 
 from ..options import LayerFusionOptions, NoiseMode
 from ..streams import StreamLayout
-from .conditioning import check_conditioning, stack_streams, text_columns
+from .conditioning import check_conditioning, text_columns
 from .delta import foreground_delta
 from .engine import PRIOR_PASS, BlendRun, install, transformer_blocks
 from .families import require_sdxl
+from .stacking import StreamStack, stream_negatives
 from .step_noise import share_step_noise
 
-_STREAM = "layerfusion_stream_{}"
+_STREAM, _NEGATIVE = "layerfusion_stream_{}", "layerfusion_negative_{}"
 
 
 class LayerFusionGuider(comfy.samplers.CFGGuider):
     """Guides a latent batch of interleaved streams (N * S, 4, h, w); conditioning in, blended denoised prediction out.
 
     base: the model of blended and background; foreground: the same with foreground weights on top; streams: S
-    conditionings in layout order; negative: one conditioning for all streams. ValueError for anything that cannot work,
-    before sampling starts.
+    conditionings in layout order; negative: one conditioning for all streams; negatives: each stream's own in layout
+    order, None for `negative`. ValueError for anything that cannot work, before sampling starts.
     """
 
     def __init__(
@@ -34,12 +35,17 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         cfg: float,
         options: LayerFusionOptions,
         layout: StreamLayout,
+        negatives: list[list | None] | None = None,
     ):
         require_sdxl(base, "base_model")
         require_sdxl(foreground, "foreground_model")
         delta = foreground_delta(base, foreground)
+        own = negatives or [None] * layout.count
         for name, conditioning in zip((*layout.names, "negative"), (*streams, negative)):
             check_conditioning(base, conditioning, name)
+        for name, conditioning in zip(layout.names, own):
+            if conditioning is not None:
+                check_conditioning(base, conditioning, f"negative of {name}")
         self.run = BlendRun(layout, options, transformer_blocks(base), delta.model)
         sampling = base.get_model_object("model_sampling")
         self.run.sigma_start = sampling.percent_to_sigma(options.start_percent)
@@ -49,7 +55,12 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         model.set_additional_models("layerfusion", [delta])
         super().__init__(model)
         self.set_cfg(cfg)
-        self.inner_set_conds({_STREAM.format(i): c for i, c in enumerate(streams)} | {"negative": negative})
+        self._stacks: dict[str, StreamStack] | None = None
+        self.inner_set_conds(
+            {_STREAM.format(i): c for i, c in enumerate(streams)}
+            | {_NEGATIVE.format(i): c for i, c in enumerate(own) if c is not None}
+            | {"negative": negative}
+        )
 
     def sample(self, noise: torch.Tensor, latent_image: torch.Tensor, sampler, *args, **kwargs) -> torch.Tensor:
         """Sample as any guider does, noise and latent (N * S, 4, h, w); the run's maps are dropped however it ends."""
@@ -66,32 +77,60 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
             return super().sample(noise, latent_image, sampler, *args, **kwargs)
         finally:
             self.run.release()
+            self._stacks = None
 
     def predict_noise(
         self, x: torch.Tensor, timestep: torch.Tensor, model_options: dict | None = None, seed: int | None = None
     ):
         """One evaluation: (prior pass), shared pass of all streams with CFG. x: (N * S, 4, h, w)."""
         run = self.run
-        if "positive" not in self.conds:
-            self._stack_conds(x.device)
         sigma = float(timestep[0])  # one read per evaluation, before anything is queued
+        self._stack_conds(sigma, x.device)
         if run.begin_evaluation(sigma):
             self._prior_pass(x, timestep, model_options)
         run.begin_blended_pass(sigma)
-        out = super().predict_noise(x, timestep, model_options=model_options, seed=seed)
+        out = self._guided(x, timestep, model_options, seed)
         run.end_evaluation()
         return out
 
-    def _stack_conds(self, device: torch.device) -> None:
-        """Merge the streams' conds, processed by the host one by one, into those of the shared pass and the prior pass."""
+    def _guided(self, x: torch.Tensor, timestep: torch.Tensor, model_options: dict, seed: int | None) -> torch.Tensor:
+        """The host's guidance, with a scale per row where the streams' scales differ."""
+        layout = self.run.layout
+        scales = self.run.options.cfg_of_streams(self.cfg, layout.foregrounds)
+        if len(set(scales)) == 1:
+            positive, negative = self.conds["positive"], self.conds["negative"]
+            return comfy.samplers.sampling_function(
+                self.inner_model, x, timestep, negative, positive, scales[0], model_options=model_options, seed=seed
+            )
+        rows = x.new_tensor(scales).repeat(x.shape[0] // layout.count)[:, None, None, None]
+        return guide_rows(self.inner_model, x, timestep, self.conds, rows, model_options)
+
+    def _stack_conds(self, sigma: float, device: torch.device) -> None:
+        """Merge the streams' conds, processed by the host one by one, into those of this evaluation's passes."""
         layout, run = self.run.layout, self.run
+        if self._stacks is None:
+            self._stacks = self._make_stacks()
+        for name, stack in self._stacks.items():
+            self.conds[name] = stack.at(sigma)
+        prior = self.conds[PRIOR_PASS]
+        for entry in (*prior, *self.conds["positive"][: len(prior)]):
+            if entry["uuid"] not in run.text:
+                run.text[entry["uuid"]] = [text_columns(part, device) for part in entry["parts"][: layout.foregrounds]]
+
+    def _make_stacks(self) -> dict[str, StreamStack]:
+        """What to stack, by the name of the conds it makes."""
+        layout, names = self.run.layout, self.run.layout.names
         streams = [self.conds[_STREAM.format(i)] for i in range(layout.count)]
-        foregrounds, names = streams[: layout.foregrounds], layout.names
-        self.conds["positive"] = stack_streams(names, streams)
-        self.conds[PRIOR_PASS] = stack_streams(names[: layout.foregrounds], foregrounds)
-        for conds in (self.conds["positive"], self.conds[PRIOR_PASS]):
-            for i, entry in enumerate(conds):
-                run.text[entry["uuid"]] = [text_columns(stream[i % len(stream)], device) for stream in foregrounds]
+        own = [self.conds.get(_NEGATIVE.format(i)) for i in range(layout.count)]
+        controls: dict = {}  # one for both: with equal controls, positive and negative run in one forward
+        stacks = {
+            "positive": StreamStack(names, streams, controls),
+            PRIOR_PASS: StreamStack(names[: layout.foregrounds], streams[: layout.foregrounds]),
+        }
+        negatives = stream_negatives(streams, own, self.conds["negative"])
+        if negatives is not None:
+            stacks["negative"] = StreamStack(tuple(f"negative of {n}" for n in names), negatives, controls)
+        return stacks
 
     def _prior_pass(self, x: torch.Tensor, timestep: torch.Tensor, model_options: dict) -> None:
         """Run eps_FG alone on the foreground rows with their positive prompts, collecting the priors."""
@@ -102,3 +141,21 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         run.begin_prior_pass()
         comfy.samplers.calc_cond_batch(self.inner_model, [self.conds[PRIOR_PASS]], rows, sigmas, options)
         run.end_prior_pass()
+
+
+def guide_rows(
+    model, x: torch.Tensor, timestep: torch.Tensor, conds: dict, scales: torch.Tensor, model_options: dict
+) -> torch.Tensor:
+    """`comfy.samplers.sampling_function` with a guidance scale per row, (rows, 1, 1, 1)."""
+    positive, negative = conds["positive"], conds["negative"]
+    both = [positive, negative]
+    common = {"conds": both, "input": x, "sigma": timestep, "model": model, "model_options": model_options}
+    if "sampler_calc_cond_batch_function" in model_options:
+        out = model_options["sampler_calc_cond_batch_function"](common)
+    else:
+        out = comfy.samplers.calc_cond_batch(model, both, x, timestep, model_options)
+    for function in model_options.get("sampler_pre_cfg_function", []):
+        out = function({**common, "conds_out": out, "cond_scale": scales, "timestep": timestep})
+    return comfy.samplers.cfg_function(
+        model, out[0], out[1], scales, x, timestep, model_options=model_options, cond=positive, uncond=negative
+    )

@@ -70,14 +70,15 @@ def sample_layers(
     scheduler: str,
     denoise: float,
     options: LayerFusionOptions,
+    negatives: list[list | None] | None = None,
 ) -> tuple[list[dict], PriorRecord]:
     """Denoise all streams together; returns a LATENT per stream in layout order (foreground, blended, background) and the priors.
 
-    streams: the streams' conditionings in layout order; the other arguments as in the stock KSampler. ValueError for bad
-    input before anything is computed.
+    streams: the streams' conditionings in layout order; negatives: their own negatives, None for `negative`; the other
+    arguments as in the stock KSampler. ValueError for bad input before anything is computed.
     """
     layout = StreamLayout(len(streams) - 2)
-    guider = LayerFusionGuider(base, foreground, streams, negative, cfg, options, layout)
+    guider = LayerFusionGuider(base, foreground, streams, negative, cfg, options, layout, negatives)
     samples = check_latent(base, latent)
     schedule = comfy.samplers.KSampler(
         guider.model_patcher,

@@ -45,26 +45,28 @@ def layered(
     scheduler="normal",
     seed=SEED,
     steps=STEPS,
+    negative=None,
+    negatives=None,
     **options,
 ):
     """Run the engine; returns ([foreground, blended, background] samples, priors)."""
     base, foreground = pair or models()
     layers, record = sample_layers(
-        base, foreground, streams or prompts(), NEGATIVE, latent or empty_latent(), seed, steps, cfg, sampler, scheduler, 1.0,
-        LayerFusionOptions(**options),
+        base, foreground, streams or prompts(), negative or NEGATIVE, latent or empty_latent(), seed, steps, cfg, sampler,
+        scheduler, 1.0, LayerFusionOptions(**options), negatives,
     )  # fmt: skip
     return [layer["samples"] for layer in layers], record
 
 
 def stock(
-    model, positive, latent=None, cfg=5.0, sampler="euler", scheduler="normal", seed=SEED, steps=STEPS
+    model, positive, latent=None, cfg=5.0, sampler="euler", scheduler="normal", seed=SEED, steps=STEPS, negative=None
 ) -> torch.Tensor:
     """What the stock KSampler makes of one prompt."""
     latent = latent or empty_latent()
     noise = comfy.sample.prepare_noise(latent["samples"], seed, latent.get("batch_index"))
     return comfy.sample.sample(
-        model, noise, steps, cfg, sampler, scheduler, positive, NEGATIVE, latent["samples"], denoise=1.0, seed=seed,
-        disable_pbar=True,
+        model, noise, steps, cfg, sampler, scheduler, positive, negative or NEGATIVE, latent["samples"], denoise=1.0,
+        noise_mask=latent.get("noise_mask"), seed=seed, disable_pbar=True,
     )  # fmt: skip
 
 

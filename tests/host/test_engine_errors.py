@@ -14,13 +14,6 @@ def refuse(match: str, **kwargs):
         layered(**kwargs)
 
 
-def with_extra(stream: int, **extra):
-    streams = prompts()
-    tensor, known = streams[stream][0]
-    streams[stream] = [[tensor, {**known, **extra}]]
-    return streams
-
-
 def test_foreground_model_without_weights():
     base, _ = models()
     refuse("carries no foreground weights, so the foreground would come out opaque", pair=(base, base.clone()))
@@ -78,22 +71,6 @@ def test_conditioning_without_pooled_vector():
 
 def test_empty_conditioning():
     refuse("foreground: the conditioning is empty", streams=[[], *prompts()[1:]])
-
-
-@pytest.mark.parametrize(
-    ("extra", "name"),
-    [({"area": (8, 8, 0, 0)}, "an area"), ({"mask": torch.ones(1, 16, 16)}, "a mask"), ({"control": object()}, "a ControlNet"),
-     ({"start_percent": 0.0, "end_percent": 0.5}, "a timestep range")],
-)  # fmt: skip
-def test_conditioning_that_cannot_be_kept_to_one_stream(extra, name):
-    refuse(f"background: the conditioning carries {name}", streams=with_extra(2, **extra))
-
-
-def test_combined_conditionings_of_different_number():
-    streams = prompts()
-    streams[0] = streams[0] + tiny.conditioning(30)
-    streams[1] = streams[1] + tiny.conditioning(31) + tiny.conditioning(32)
-    refuse("foreground: 2 combined conditionings where another stream has 3", streams=streams)
 
 
 def test_combined_conditionings_are_averaged():

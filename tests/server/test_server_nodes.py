@@ -9,6 +9,7 @@ from layerfusion_pack.devtools import graph
 MODELS = [("base_model", "MODEL"), ("foreground_model", "MODEL"), ("clip", "CLIP"), ("vae", "VAE")]
 CONDITIONINGS = ["foreground", "background", "blended", "negative"]
 LAYERS = ["foreground", "background", "blended"]
+NEGATIVES, SCALES = [f"negative_{layer}" for layer in LAYERS], [f"cfg_{layer}" for layer in LAYERS]
 NODES = {
     "LayerFusionLoadModels": (["checkpoint", "foreground_weights", "foreground_checkpoint"], MODELS),
     "LayerFusionApplyForeground": (["model", "foreground_weights", "strength"], [("foreground_model", "MODEL")]),
@@ -16,12 +17,13 @@ NODES = {
     "LayerFusionLoadDemo": ([], [*MODELS, ("transparent_vae", "TRANSPARENT_VAE")]),
     "LayerFusionTextEncode": (["clip", *CONDITIONINGS], [(name, "CONDITIONING") for name in CONDITIONINGS]),
     "LayerFusionOptions": (["background_mode", "prior_mode", "hardness", "strength", "start_percent", "end_percent",
-                            "noise", "blend_self_attention", "blend_cross_attention"],
+                            "noise", "blend_self_attention", "blend_cross_attention", *SCALES],
                            [("options", "LAYERFUSION_OPTIONS")]),
     "LayerFusionKSampler": (["base_model", "foreground_model", *CONDITIONINGS, "latent_image", "seed", "steps", "cfg",
-                             "sampler_name", "scheduler", "denoise", "options"],
+                             "sampler_name", "scheduler", "denoise", "options", *NEGATIVES],
                             [*((name, "LATENT") for name in LAYERS), ("priors", "LAYERFUSION_PRIORS")]),
-    "LayerFusionGuider": (["base_model", "foreground_model", *CONDITIONINGS, "cfg", "options"], [("guider", "GUIDER")]),
+    "LayerFusionGuider": (["base_model", "foreground_model", *CONDITIONINGS, "cfg", "options", *NEGATIVES, *SCALES],
+                          [("guider", "GUIDER")]),
     "LayerFusionStackLatents": (["latent"], [("latent", "LATENT")]),
     "LayerFusionSplitLatents": (["latent"], [(name, "LATENT") for name in LAYERS]),
     "LayerFusionExtractPriors": (["foreground_model", "foreground", "latent_image", "seed", "noise_percent"],
@@ -63,7 +65,7 @@ def test_options_start_with_the_documented_defaults(object_info):
     found = {name: options.get("default") for name, _, options in graph.inputs_of(object_info["LayerFusionOptions"])}
     assert found == {"background_mode": "adapt", "prior_mode": "exact", "hardness": 10.0, "strength": 1.0,
                      "start_percent": 0.0, "end_percent": 1.0, "noise": "shared", "blend_self_attention": True,
-                     "blend_cross_attention": True}
+                     "blend_cross_attention": True, **dict.fromkeys(SCALES, 0.0)}
 
 
 def test_the_seed_changes_after_each_run_as_in_the_stock_sampler(object_info):

@@ -1,0 +1,149 @@
+"""Conditioning nodes of the host on single streams: each stream is what the stock KSampler makes of that conditioning."""
+
+from __future__ import annotations
+
+import pytest
+import runs
+import tiny
+import torch
+from compat import blends, core, different, streams_equal_stock
+from runs import NAMES, NEGATIVE, empty_latent, layered, models, prompts, stock
+
+
+def on(stream: int, change) -> list[list]:
+    """The three prompts with one of them changed."""
+    streams = prompts()
+    streams[stream] = change(streams[stream])
+    return streams
+
+
+def left_half() -> torch.Tensor:
+    mask = torch.zeros(1, 128, 128)
+    mask[:, :, :64] = 1.0
+    return mask
+
+
+EXTRA = tiny.conditioning(30)
+CHANGES = {
+    "concat": lambda c: core("ConditioningConcat", c, EXTRA),
+    "average": lambda c: core("ConditioningAverage", c, EXTRA, 0.3),
+    "combine": lambda c: core("ConditioningCombine", c, EXTRA),
+    "zeroed": lambda c: core("ConditioningZeroOut", c),
+    "timestep range": lambda c: core(
+        "ConditioningCombine",
+        core("ConditioningSetTimestepRange", c, 0.0, 0.5),
+        core("ConditioningSetTimestepRange", EXTRA, 0.5, 1.0),
+    ),
+    "mask": lambda c: core(
+        "ConditioningCombine",
+        core("ConditioningSetMask", c, left_half(), "default", 1.0),
+        core("ConditioningSetMask", EXTRA, 1.0 - left_half(), "default", 0.7),
+    ),
+    "mask beside an unmasked prompt": lambda c: core(
+        "ConditioningCombine", c, core("ConditioningSetMask", EXTRA, left_half(), "default", 0.5)
+    ),
+    "mask with a hole": lambda c: core("ConditioningSetMask", c, left_half(), "default", 1.0),
+    "strength": lambda c: core(
+        "ConditioningCombine", c, core("ConditioningSetAreaStrength", EXTRA, 0.4)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("stream", range(3), ids=NAMES)
+def test_conditioning_node_on_one_stream(change, stream):
+    streams = on(stream, CHANGES[change])
+    model = models()[1 if stream == 0 else 0]
+    assert different(stock(model, streams[stream], steps=4), stock(model, prompts()[stream], steps=4)), "no effect"
+    streams_equal_stock(streams=streams, steps=4)
+
+
+@pytest.mark.parametrize("change", ["timestep range", "mask", "combine"])
+def test_conditioning_node_on_every_stream(change):
+    """Of different number and kind: three entries, two entries, one."""
+    streams = prompts()
+    streams[0] = core("ConditioningCombine", CHANGES[change](streams[0]), tiny.conditioning(31))
+    streams[2] = CHANGES[change](streams[2])
+    streams_equal_stock(streams=streams, steps=4)
+    blends(streams=streams, steps=4)
+
+
+@pytest.mark.parametrize("change", ["timestep range", "mask", "combine", "zeroed"])
+def test_conditioning_node_on_the_negative(change):
+    streams_equal_stock(negative=CHANGES[change](NEGATIVE), steps=4)
+
+
+def test_masks_of_a_batch():
+    """A mask per latent of the batch reaches that latent."""
+    masks = torch.cat([left_half(), 1.0 - left_half()])
+    streams = on(1, lambda c: core("ConditioningCombine", c, core("ConditioningSetMask", EXTRA, masks, "default", 2.0)))
+    streams_equal_stock(streams=streams, latent=empty_latent(2))
+
+
+@pytest.mark.parametrize("tokens", [(77, 154, 231), (231, 77, 77)])
+def test_prompts_of_different_length(tokens):
+    streams_equal_stock(streams=prompts(tokens))
+    blends(streams=prompts(tokens))
+
+
+def test_negative_of_another_length():
+    streams_equal_stock(negative=tiny.conditioning(9, tokens=154, eos=None))
+
+
+def test_a_negative_for_each_stream():
+    """Of different length and number of prompts; the middle stream has the common one."""
+    long = tiny.conditioning(50, tokens=154, eos=None)
+    two = core("ConditioningCombine", tiny.conditioning(51, eos=None), tiny.conditioning(52, eos=None))
+    negatives = [long, None, two]
+    assert different(stock(models()[0], prompts()[2], negative=two), stock(models()[0], prompts()[2]))
+    streams_equal_stock(negatives=negatives)
+    found, _ = layered(negatives=negatives, steps=2)
+    assert different(found[2], layered(steps=2)[0][2])
+
+
+def test_guidance_for_each_stream():
+    streams_equal_stock(cfgs=(7.0, 3.0, 1.0))
+    streams_equal_stock(cfgs=(7.0, 3.0, 1.0), latent=empty_latent(2), sampler="dpmpp_2m")
+
+
+def test_guidance_for_each_stream_that_is_the_same():
+    same, _ = layered(cfg=1.0, cfg_foreground=5.0, cfg_blended=5.0, cfg_background=5.0, steps=2)
+    assert all(torch.equal(a, b) for a, b in zip(same, layered(cfg=5.0, steps=2)[0]))
+
+
+def refuse(match: str, change):
+    with pytest.raises(ValueError, match=match):
+        layered(streams=on(2, change))
+
+
+def test_areas_are_refused():
+    refuse("background: the conditioning carries an area.*Set Mask", lambda c: core("ConditioningSetArea", c, 64, 64, 0, 0, 1.0))
+    refuse(
+        "background: the conditioning carries an area",
+        lambda c: core("ConditioningSetAreaPercentage", c, 0.5, 0.5, 0.0, 0.0, 1.0),
+    )
+    refuse("mask bounds.*Set Mask", lambda c: core("ConditioningSetMask", c, left_half(), "mask bounds", 1.0))
+
+
+def test_a_schedule_with_a_gap_is_refused():
+    refuse(
+        "background: its timestep ranges leave the schedule empty at 50%",
+        lambda c: core("ConditioningSetTimestepRange", c, 0.0, 0.5),
+    )
+    refuse("leave the schedule empty at 0%", lambda c: core("ConditioningSetTimestepRange", c, 0.2, 1.0))
+
+
+def test_gligen_and_hooks_are_refused():
+    refuse("GLIGEN boxes", lambda c: [[c[0][0], {**c[0][1], "gligen": ("position", None, [])}]])
+    refuse("hooks.*LoRAs on the models", lambda c: [[c[0][0], {**c[0][1], "hooks": object()}]])
+    refuse("a default prompt", lambda c: [[c[0][0], {**c[0][1], "default": True}]])
+
+
+def test_masks_of_different_batches_are_refused():
+    streams = prompts()
+    for stream, count in ((0, 2), (2, 3)):
+        masks = left_half().repeat(count, 1, 1)
+        masked = core("ConditioningSetMask", EXTRA, masks, "default", 1.0)
+        streams[stream] = core("ConditioningCombine", streams[stream], masked)
+    with pytest.raises(ValueError, match="foreground: its mask has 2 pictures where another stream's has 3"):
+        runs.layered(streams=streams, latent=empty_latent(6))
