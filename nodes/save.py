@@ -11,10 +11,15 @@ from comfy_api.latest import io
 from ..layerfusion_core.compositing import alpha_over, difference_map
 from ..layerfusion_core.export import LayerSet, metadata_texts, save_set
 from ..layerfusion_core.export_formats import FORMATS, writers
+from ..layerfusion_core.host.viewer import mask_files
+from ..layerfusion_core.prior_maps import PriorRecord
+from .sampling import Priors
 
 CATEGORY = "LayerFusion"
 Layers = io.Custom("LAYERS")
 ENDINGS = ("foreground", "background", "blended")
+SHOWN = ("blended", "foreground", "background")
+"""Order on the page where the viewer does not run: the host shows the first picture largest."""
 
 
 class LayerFusionSaveLayers(io.ComfyNode):
@@ -49,6 +54,12 @@ class LayerFusionSaveLayers(io.ComfyNode):
                     "OpenRaster for Krita and GIMP (ora), or lossless WebP. Or only the PNG files, with 16 bit per "
                     "channel.",
                 ),
+                Priors.Input(
+                    "priors",
+                    optional=True,
+                    tooltip="The priors of the LayerFusion KSampler: shows the masks of the run in the viewer. "
+                    "Changes no file.",
+                ),
             ],
             outputs=[
                 Layers.Output(
@@ -69,8 +80,10 @@ class LayerFusionSaveLayers(io.ComfyNode):
         blended: torch.Tensor,
         filename_prefix: str,
         formats: str = "png",
+        priors: PriorRecord | None = None,
     ) -> io.NodeOutput:
         foreground, background, blended = check_pictures(foreground, background, blended)
+        masks = [{}] * len(blended) if priors is None else mask_files(priors, len(blended))
         height, width = blended.shape[1:3]
         folder, stem, number, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory(), width, height
@@ -86,8 +99,8 @@ class LayerFusionSaveLayers(io.ComfyNode):
                 ending: {"filename": files[f"{ending}.png"], "subfolder": subfolder, "type": "output"}
                 for ending in ENDINGS
             }
-            images += saved.values()
-            sets.append(saved)
+            images += [saved[ending] for ending in SHOWN]
+            sets.append(saved | masks[row])
             number += 1
         document = layer_document(foreground, background, blended)
         return io.NodeOutput(document, ui={"images": images, "layerfusion_layers": sets})

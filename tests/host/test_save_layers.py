@@ -45,7 +45,8 @@ def test_files_metadata_and_what_the_page_shows(output, save):
     out = save(*layers, prefix="sets/cat")
     names = [f"cat_0000{n}_{layer}.png" for n in (1, 2) for layer in ("foreground", "background", "blended")]
     assert sorted(os.listdir(output / "sets")) == sorted(names)
-    assert out.ui["images"] == [{"filename": name, "subfolder": "sets", "type": "output"} for name in names]
+    shown = [names[n] for n in (2, 0, 1, 5, 3, 4)]  # the blended picture first: what the node shows without the viewer
+    assert out.ui["images"] == [{"filename": name, "subfolder": "sets", "type": "output"} for name in shown]
     assert [entry["blended"]["filename"] for entry in out.ui["layerfusion_layers"]] == [names[2], names[5]]
     with Image.open(output / "sets" / names[3]) as picture:
         assert picture.mode == "RGBA" and set(picture.text) == {"prompt", "workflow"}
@@ -125,6 +126,63 @@ def test_formats_share_the_number(output, save):
         "LayerFusion_00002_layers.ora",
     ]
     assert len(out.ui["images"]) == 6 and len(os.listdir(output)) == 8
+
+
+def record(samples: int, foregrounds: int = 1, steps: int = 2):
+    """Priors as a run would record them, on a 3 x 2 grid."""
+    from layerfusion_pack.layerfusion_core.prior_maps import PriorMaps, PriorRecord
+
+    generator = torch.Generator().manual_seed(1)
+    block = ("output", 5, 0)
+    found = PriorRecord(10.0, foregrounds, (24, 16), block)
+    for step in range(steps):
+        structure, content = torch.rand(2, samples * foregrounds, 6, generator=generator)
+        found.add(1.0 - step, PriorMaps(structure, (3, 2), {block: content}, {block: (3, 2)}))
+    return found
+
+
+@pytest.fixture
+def temp(tmp_path, monkeypatch):
+    folder = tmp_path / "temp"
+    folder.mkdir()
+    monkeypatch.setattr(folder_paths, "temp_directory", str(folder))
+    return folder
+
+
+def test_masks_for_the_viewer_are_temporary_files(output, temp, save):
+    from layerfusion_pack.layerfusion_core.visualise import heat
+
+    priors = record(2)
+    out = save(*pictures(2), priors=priors)
+    assert len(os.listdir(output)) == 6 and len(os.listdir(temp)) == 8
+    for row, entry in enumerate(out.ui["layerfusion_layers"]):
+        assert list(entry["masks"]) == ["structure", "content", "soft", "hard"]
+        assert {file["type"] for file in entry["masks"].values()} == {"temp"}
+        with Image.open(temp / entry["masks"]["hard"]["filename"]) as picture:
+            assert picture.size == (2, 3) and picture.text == {}
+            expected = (heat(priors.images(-1)["hard"][row]) * 255).numpy().astype(np.uint8)
+            assert np.array_equal(np.asarray(picture), expected)
+    again = save(*pictures(2), priors=priors).ui["layerfusion_layers"][0]["masks"]
+    assert again["hard"] != out.ui["layerfusion_layers"][0]["masks"]["hard"]
+
+
+def test_masks_of_several_foregrounds_lie_side_by_side(temp, save):
+    priors = record(2, foregrounds=2)
+    masks = save(*pictures(2), priors=priors).ui["layerfusion_layers"][1]["masks"]
+    with Image.open(temp / masks["structure"]["filename"]) as picture:
+        assert picture.size == (4, 3)
+
+
+def test_without_recorded_masks_everything_is_saved_all_the_same(output, temp, save):
+    sets = save(*pictures(2), priors=record(2, steps=0)).ui["layerfusion_layers"]
+    assert ["masks" in entry for entry in sets] == [False, False]
+    assert len(os.listdir(output)) == 6 and os.listdir(temp) == []
+
+
+def test_priors_of_another_run_are_refused_before_anything_is_saved(output, temp, save):
+    with pytest.raises(ValueError, match=r"priors are of 1 picture.s., the layers of 2"):
+        save(*pictures(2), priors=record(1))
+    assert os.listdir(output) == os.listdir(temp) == []
 
 
 def composite(*args, **kwargs):

@@ -32,7 +32,7 @@ NODES = {
     "LayerFusionDecode": ([*LAYERS, "vae", "transparent_vae", "ensemble", "tile_size"],
                           [("foreground", "IMAGE"), ("alpha", "MASK"), ("background", "IMAGE"), ("blended", "IMAGE")]),
     "LayerFusionEncode": (["image", "vae", "mask", "transparent_vae", "offset_scale"], [("foreground", "LATENT")]),
-    "LayerFusionSaveLayers": ([*LAYERS, "filename_prefix", "formats"], [("layers", "LAYERS")]),
+    "LayerFusionSaveLayers": ([*LAYERS, "filename_prefix", "formats", "priors"], [("layers", "LAYERS")]),
     "LayerFusionComposite": (["foreground", "background", "light", "blended", "gain"],
                              [("image", "IMAGE"), ("difference", "IMAGE")]),
 }

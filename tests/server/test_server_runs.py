@@ -27,9 +27,11 @@ def run_demo(client, api, workflow=None):
 
 
 def without_priors(api):
-    """The graph without its prior preview, for runs that record none."""
+    """The graph without its prior preview and the masks of Save Layers, for runs that record none."""
     priors = graph.node_id(api, "LayerFusionPreviewPriors")
-    return {key: node for key, node in api.items() if key != priors and node["inputs"].get("images") != [priors, 0]}
+    rest = {key: node for key, node in api.items() if key != priors and node["inputs"].get("images") != [priors, 0]}
+    return {key: {**node, "inputs": {name: value for name, value in node["inputs"].items() if name != "priors"}}
+            for key, node in rest.items()}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,125 @@
+/** What the viewer shows, without a page: the files of a run and the user's choices in, plain descriptions out. */
+
+export const LAYERS = ["blended", "foreground", "background"]; // top to bottom
+export const SEGMENTS = [...LAYERS, "alpha", "masks"]; // keys 1 to 5
+export const MASKS = ["structure", "content", "soft", "hard"];
+export const BACKDROPS = ["checkerboard", "dark", "light", "colour"];
+export const ZOOMS = [0, 1, 4]; // 0 fits the node, n shows a pixel of the picture as n x n of the screen
+
+export class ViewerModel {
+  sets = []; // per sample {blended, foreground, background, masks: {structure, content, soft, hard}} of files
+  page = 0;
+  view = "layers"; // layers | alpha | masks | compare
+  eyes = { blended: true, foreground: true, background: true };
+  backdrop = "checkerboard";
+  split = 0.5; // where the slider stands, as a share of the width
+  zoom = 0;
+  notice = ""; // why the last wish was refused
+
+  /** Take the files of a run; choices stay as far as the new files allow. */
+  show(sets) {
+    this.sets = Array.isArray(sets) ? sets.filter((set) => LAYERS.some((layer) => set?.[layer])) : [];
+    this.turn(0);
+  }
+
+  get set() {
+    return this.sets[this.page] ?? {};
+  }
+
+  /** Why a segment or the comparison cannot be shown; "" when it can. */
+  missing(choice) {
+    if (!this.sets.length) return "Run the workflow first";
+    const { blended, foreground, background, masks } = this.set;
+    if (choice === "masks") return masks ? "" : "No masks: connect the sampler's priors to this node";
+    if (choice === "alpha") return foreground ? "" : "No foreground in this run, so no alpha";
+    if (choice === "compare") return blended && background ? "" : "Needs a blended picture and a background";
+    if (choice === "blended" && foreground && background) return ""; // else laid over each other
+    return this.set[choice] ? "" : `No ${choice} picture in this run`;
+  }
+
+  /** Show one segment, or "compare": the blended picture against the background. */
+  choose(choice) {
+    this.notice = this.missing(choice);
+    if (this.notice) return;
+    this.view = LAYERS.includes(choice) ? "layers" : choice;
+    if (this.view !== "layers") return;
+    for (const layer of LAYERS) this.eyes[layer] = choice === "blended" || layer === choice;
+  }
+
+  /** Show or hide one layer of the stack. The blended picture covers the others, so touching those takes it off. */
+  toggle(layer) {
+    if (this.view !== "layers") this.choose("blended");
+    this.notice = "";
+    this.eyes[layer] = !this.eyes[layer];
+    if (layer !== "blended") this.eyes.blended = false;
+  }
+
+  /** Go through the batch. */
+  turn(by) {
+    this.notice = "";
+    this.page = Math.max(0, Math.min(this.page + by, this.sets.length - 1));
+    if (this.view !== "layers" && this.missing(this.view)) {
+      this.view = "layers";
+      this.choose("blended");
+    }
+  }
+
+  slide(to) {
+    this.split = Math.min(Math.max(to, 0), 1);
+  }
+
+  /** Do what a key stands for; false when it stands for nothing here. */
+  press(key) {
+    const next = (values, value) => values[(values.indexOf(value) + 1) % values.length];
+    const acts = {
+      arrowleft: () => this.turn(-1),
+      arrowright: () => this.turn(1),
+      b: () => (this.backdrop = next(BACKDROPS, this.backdrop)),
+      c: () => this.choose(this.view === "compare" ? "blended" : "compare"),
+      z: () => (this.zoom = next(ZOOMS, this.zoom)),
+      ...Object.fromEntries(SEGMENTS.map((segment, index) => [index + 1, () => this.choose(segment)])),
+    };
+    const known = Object.hasOwn(acts, key.toLowerCase());
+    if (known) acts[key.toLowerCase()]();
+    return known;
+  }
+
+  /** Layers to draw, bottom to top. */
+  get stack() {
+    if (this.view === "alpha") return ["foreground"];
+    if (this.view === "compare") return ["background", "blended"];
+    if (this.view === "masks") return [];
+    const shown = LAYERS.filter((layer) => this.set[layer] && this.eyes[layer]);
+    return shown[0] === "blended" ? ["blended"] : shown.reverse();
+  }
+
+  /** The segment whose picture is shown; "" for a choice of layers that is none of them. */
+  get segment() {
+    if (this.view !== "layers") return this.view;
+    const { stack } = this;
+    return stack.length === 1 ? stack[0] : stack.length && !this.set.blended ? "blended" : "";
+  }
+
+  /** The picture in words, for the line under it and for screen readers. */
+  get caption() {
+    if (this.notice || !this.sets.length) return this.notice;
+    const [lowest, second] = this.stack;
+    const words = {
+      alpha: "Alpha: white is opaque, black transparent",
+      masks: "Masks of the last blended step: blue 0, red 1",
+      compare: "Left blended picture, right background",
+      layers: second ? "Foreground over background" : lowest ? `The ${lowest} picture` : "All layers hidden",
+    };
+    return words[this.view] + (this.sets.length > 1 ? `, ${this.page + 1} of ${this.sets.length}` : "");
+  }
+}
+
+/** Address of a file on the server, as /view takes it. */
+export function viewPath({ filename, subfolder = "", type = "output" }) {
+  return `/view?${new URLSearchParams({ filename, subfolder, type })}`;
+}
+
+/** Key of a node in the page's table of outputs: its id, behind the id of its subgraph where it lies in one. */
+export function outputKey({ id, graph }) {
+  return graph?.rootGraph && graph !== graph.rootGraph ? `${graph.id}:${id}` : String(id);
+}
