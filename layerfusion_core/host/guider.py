@@ -6,12 +6,14 @@ import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ..given import paste
 from ..options import LayerFusionOptions, NoiseMode
 from ..streams import StreamLayout
 from .conditioning import check_conditioning, text_columns
 from .delta import foreground_delta
 from .engine import PRIOR_PASS, BlendRun, install, transformer_blocks
 from .families import require_sdxl
+from .given import holding, part_masks, same_noise
 from .stacking import StreamStack, stream_negatives
 from .step_noise import share_step_noise
 
@@ -62,8 +64,13 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
             | {"negative": negative}
         )
 
-    def sample(self, noise: torch.Tensor, latent_image: torch.Tensor, sampler, *args, **kwargs) -> torch.Tensor:
-        """Sample as any guider does, noise and latent (N * S, 4, h, w); the run's maps are dropped however it ends."""
+    def sample(
+        self, noise: torch.Tensor, latent_image: torch.Tensor, sampler, sigmas, denoise_mask=None, *args, **kwargs
+    ) -> torch.Tensor:
+        """Sample as any guider does, noise and latent (N * S, 4, h, w); the run's maps are dropped however it ends.
+
+        denoise_mask: the host's, or one of `join_masks`; what it holds to the end comes back bit for bit.
+        """
         layout, options = self.run.layout, self.run.options
         if noise.ndim != 4 or noise.shape[0] % layout.count:
             raise ValueError(
@@ -72,12 +79,17 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
             )
         if options.noise is NoiseMode.SHARED:
             sampler = share_step_noise(sampler, layout)
+        denoise_mask, keep = part_masks(denoise_mask)
         self.run.start(noise.shape)
         try:
-            return super().sample(noise, latent_image, sampler, *args, **kwargs)
+            with holding(self, keep):
+                sampler = sampler if keep is None else same_noise(sampler)
+                rows = super().sample(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
         finally:
             self.run.release()
             self._stacks = None
+        finished = keep is not None and float(sigmas[-1]) == 0.0  # else held cells carry noise as the others do
+        return paste(rows, latent_image, keep) if finished else rows
 
     def predict_noise(
         self, x: torch.Tensor, timestep: torch.Tensor, model_options: dict | None = None, seed: int | None = None

@@ -13,6 +13,7 @@ from ..options import LayerFusionOptions, NoiseMode
 from ..prior_maps import PriorRecord
 from ..streams import StreamLayout
 from .engine import PIXELS
+from .given import GIVEN_KEY, given_layers, join_masks
 from .guider import LayerFusionGuider
 from .preview import strip_callback
 
@@ -90,12 +91,13 @@ def sample_layers(
         guider.model_patcher.model_options,
     )
     noise = start_noise(latent, samples, seed, options.noise, layout)
+    stacked = stack_latent({**latent, "samples": samples}, layout)
     rows = guider.sample(
         noise,
-        samples.repeat_interleave(layout.count, dim=0),
+        stacked["samples"],
         comfy.samplers.sampler_object(sampler_name),
         schedule.sigmas,
-        denoise_mask=stream_mask(latent, layout),
+        denoise_mask=stacked.get("noise_mask"),
         callback=strip_callback(base, len(schedule.sigmas) - 1, layout),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
@@ -108,16 +110,22 @@ def sample_layers(
 def stack_latent(latent: dict, layout: StreamLayout) -> dict:
     """A LATENT (N, 4, h, w) repeated for the streams: (N * S, 4, h, w), rows interleaved.
 
-    Its batch_index gives the streams of a sample the same noise in every node that honours it (Random Noise does).
+    Given layers go to the rows of their streams, and what to keep of them into the noise mask (`join_masks`). The
+    batch_index gives the streams of a sample the same noise in every node that honours it (Random Noise does).
     """
     samples = latent["samples"]
     indices = latent.get("batch_index") or range(samples.shape[0])
+    given = given_layers(latent)
     out = {
         **latent,
-        "samples": samples.repeat_interleave(layout.count, dim=0),
+        "samples": samples.repeat_interleave(layout.count, dim=0) if given is None else given.rows(samples, layout),
         "batch_index": [i for i in indices for _ in range(layout.count)],
     }
+    out.pop(GIVEN_KEY, None)
     mask = stream_mask(latent, layout)
+    keep = None if given is None else given.keep_rows(layout)
+    if keep is not None:
+        mask = join_masks(mask, keep)
     return out if mask is None else {**out, "noise_mask": mask}
 
 
@@ -133,6 +141,6 @@ def split_latent(latent: dict, layout: StreamLayout) -> list[dict]:
     out = {
         k: v
         for k, v in latent.items()
-        if not k.startswith("downscale_ratio") and k not in ("noise_mask", "batch_index")
+        if not k.startswith("downscale_ratio") and k not in ("noise_mask", "batch_index", GIVEN_KEY)
     }
     return [{**out, "samples": stream.contiguous()} for stream in layout.split(samples)]

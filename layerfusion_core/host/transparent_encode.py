@@ -57,10 +57,21 @@ def posterior_deviation(vae, pixels: Tensor) -> Tensor | None:
 
 
 def join_alpha(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`straight_alpha` with the sides cropped evenly to multiples of 8, as the host's VAE does it."""
+    rgb, alpha = straight_alpha(image, mask)
+    height, width = (LATENT_SCALE * (side // LATENT_SCALE) for side in image.shape[1:3])
+    if height == 0 or width == 0:
+        raise ValueError(f"The picture is {image.shape[2]}x{image.shape[1]}; at least 8x8 pixels are needed.")
+    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+    area = (slice(None), slice(top, top + height), slice(left, left + width))
+    return rgb[area], alpha[area]
+
+
+def straight_alpha(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Colour (B, H, W, 3) and alpha (B, H, W) of a picture with alpha, a picture and a mask, or both (multiplied).
 
     image: (B, H, W, 3 | 4). mask: (B, H, W) or (H, W) as the host has it, 1 = transparent; another size is scaled.
-    Sides are cropped evenly to multiples of 8, as the host's VAE does. ValueError when no alpha is given.
+    ValueError when no alpha is given.
     """
     if image.shape[-1] != 4 and mask is None:
         raise ValueError(
@@ -77,9 +88,4 @@ def join_alpha(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         alpha = alpha * (1.0 - mask[:, 0])
     if float(alpha.min()) > 0.99:
         log.warning("The picture to encode is opaque everywhere. A MASK of 1 (white) means transparent.")
-    height, width = (LATENT_SCALE * (side // LATENT_SCALE) for side in image.shape[1:3])
-    if height == 0 or width == 0:
-        raise ValueError(f"The picture is {image.shape[2]}x{image.shape[1]}; at least 8x8 pixels are needed.")
-    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
-    area = (slice(None), slice(top, top + height), slice(left, left + width))
-    return image[area][..., :3], alpha[area]
+    return image[..., :3], alpha

@@ -1,0 +1,147 @@
+"""Layers of the user's own as input: kept or redrawn in the run, and cut-outs put in their place."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+
+from ..layerfusion_core.host.given import given_latent
+from ..layerfusion_core.host.transparent_encode import straight_alpha
+from ..layerfusion_core.placing import place
+from ..layerfusion_core.streams import StreamLayout
+
+CATEGORY = "LayerFusion"
+
+
+def _keep(layer: str) -> io.Float.Input:
+    return io.Float.Input(
+        f"keep_{layer}",
+        default=1.0,
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        tooltip=f"1: the {layer} comes out as it is. Below: it is redrawn with denoise = 1 - keep. 0: it only gives the "
+        "start, as in a KSampler. Without such a layer it has no effect.",
+    )
+
+
+def _mask(layer: str) -> io.Mask.Input:
+    return io.Mask.Input(
+        f"{layer}_mask",
+        optional=True,
+        tooltip=f"Part of the {layer} to make anew, as in ComfyUI's inpainting: 1 (white) = anew, 0 = keep.",
+    )
+
+
+class LayerFusionGivenLayers(io.ComfyNode):
+    """Hands layers of the user's own to the sampler, which generates the others around them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LayerFusionGivenLayers",
+            display_name="LayerFusion Given Layers",
+            category=CATEGORY,
+            description="Bring layers of your own: paint a scene around a cut-out, place an object in a picture, "
+            "harmonise both, or (experimental) take a finished picture apart. For the sampler's latent_image.",
+            inputs=[
+                io.Latent.Input("foreground", optional=True, tooltip="A cut-out, from LayerFusion Encode or a run."),
+                io.Latent.Input("background", optional=True, tooltip="A scene, from VAE Encode or a run."),
+                io.Latent.Input("blended", optional=True, tooltip="A whole picture, from VAE Encode or a run."),
+                _keep("foreground"),
+                _keep("background"),
+                _keep("blended"),
+                _mask("foreground"),
+                _mask("background"),
+                _mask("blended"),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="latent",
+                    tooltip="For latent_image of LayerFusion KSampler, or for LayerFusion Stack Latents.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        keep_foreground: float,
+        keep_background: float,
+        keep_blended: float,
+        foreground: dict | None = None,
+        background: dict | None = None,
+        blended: dict | None = None,
+        foreground_mask: torch.Tensor | None = None,
+        background_mask: torch.Tensor | None = None,
+        blended_mask: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        latent = given_latent(
+            [foreground, blended, background],
+            [keep_foreground, keep_blended, keep_background],
+            [foreground_mask, blended_mask, background_mask],
+            StreamLayout(1),
+        )
+        return io.NodeOutput(latent)
+
+
+class LayerFusionPlaceForeground(io.ComfyNode):
+    """Puts a cut-out on a canvas, moved and scaled."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LayerFusionPlaceForeground",
+            display_name="Place Foreground",
+            category=CATEGORY,
+            description="Move and scale a cut-out on a transparent canvas before LayerFusion Encode: the next run then "
+            "harmonises it at its new place.",
+            inputs=[
+                io.Image.Input("image", tooltip="A picture with alpha (RGBA), or a picture whose mask is connected."),
+                io.Int.Input("x", default=0, min=-16384, max=16384, tooltip="Pixels to the right; negative: left."),
+                io.Int.Input("y", default=0, min=-16384, max=16384, tooltip="Pixels down; negative: up."),
+                io.Float.Input(
+                    "scale",
+                    default=1.0,
+                    min=0.01,
+                    max=16.0,
+                    step=0.01,
+                    tooltip="Size of the object about its own centre. 1 leaves every pixel as it is.",
+                ),
+                io.Int.Input(
+                    "width", default=0, min=0, max=16384, step=8, tooltip="Of the canvas; 0: the picture's own."
+                ),
+                io.Int.Input(
+                    "height", default=0, min=0, max=16384, step=8, tooltip="Of the canvas; 0: the picture's own."
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="What is transparent, the way ComfyUI has it: 1 = transparent, as Load Image gives it.",
+                ),
+            ],
+            outputs=[
+                # Older hosts want ids that no input has.
+                io.Image.Output("placed", display_name="image", tooltip="The canvas, RGBA with straight colour."),
+                io.Mask.Output("placed_mask", display_name="mask", tooltip="1 = transparent, the way ComfyUI has it."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: torch.Tensor,
+        x: int,
+        y: int,
+        scale: float,
+        width: int,
+        height: int,
+        mask: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        rgb, alpha = straight_alpha(image, mask)
+        size = (height or image.shape[1], width or image.shape[2])
+        rgb, alpha = place(rgb, alpha, size, x, y, scale)
+        return io.NodeOutput(torch.cat([rgb, alpha[..., None]], dim=-1), 1.0 - alpha)
+
+
+NODES = [LayerFusionGivenLayers, LayerFusionPlaceForeground]
