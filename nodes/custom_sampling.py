@@ -89,7 +89,9 @@ class LayerFusionStackLatents(io.ComfyNode):
             category=CATEGORY,
             description="Repeat a latent for foreground, blended and background, with the same noise for the three.",
             inputs=[
-                io.Latent.Input("latent", tooltip="Size and batch of the layers; an Empty Latent Image as a rule.")
+                io.Latent.Input(
+                    "latent", tooltip="Size and batch of the layers: an Empty Latent Image, or LayerFusion Given Layers."
+                )
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="Three rows per picture.")],
         )

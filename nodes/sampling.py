@@ -31,7 +31,10 @@ class LayerFusionKSampler(io.ComfyNode):
                 io.Conditioning.Input("background", tooltip="The scene without the object."),
                 io.Conditioning.Input("blended", tooltip="The whole picture."),
                 io.Conditioning.Input("negative", tooltip="What no layer should show."),
-                io.Latent.Input("latent_image", tooltip="Size and batch of the layers; an Empty Latent Image as a rule."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="Size and batch of the layers: an Empty Latent Image, or LayerFusion Given Layers.",
+                ),
                 io.Int.Input(
                     "seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
                     tooltip="Seed of the noise. The foreground gets the noise that a KSampler gives it for this seed.",

@@ -80,6 +80,7 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         if options.noise is NoiseMode.SHARED:
             sampler = share_step_noise(sampler, layout)
         denoise_mask, keep = part_masks(denoise_mask)
+        ends = bool((sigmas[-1:] == 0).all())  # read now: uni_pc writes into it
         self.run.start(noise.shape)
         try:
             with holding(self, keep):
@@ -88,8 +89,8 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         finally:
             self.run.release()
             self._stacks = None
-        finished = keep is not None and float(sigmas[-1]) == 0.0  # else held cells carry noise as the others do
-        return paste(rows, latent_image, keep) if finished else rows
+        # A run that ends early leaves noise in all layers, also in those that are held.
+        return rows if keep is None or not ends else paste(rows, latent_image, keep)
 
     def predict_noise(
         self, x: torch.Tensor, timestep: torch.Tensor, model_options: dict | None = None, seed: int | None = None
