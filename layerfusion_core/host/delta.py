@@ -1,8 +1,8 @@
-"""The foreground denoiser as a difference: what its patches add to the base model's attention projections.
+"""The foreground denoiser as a difference: what its patches add to the outputs of the base model's modules.
 
-The foreground rows of a shared forward get base(x) + up(down(x)), so the base weights are never read or rewritten
-and may be offloaded, quantised or patched as the host likes. The difference is a model of its own under the host's
-memory management.
+The foreground rows of a shared forward get base(x) + term(x), so the base weights are never read or rewritten and may
+be offloaded, quantised or patched as the host likes. The difference is a model of its own under the host's memory
+management.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import re
 
 import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
+import comfy.utils
 import torch
-from comfy.weight_adapter import LoRAAdapter
 
 from ..prior_maps import Block
 from .management import managed
+from .row_terms import make_term
 
 log = logging.getLogger(__name__)
 
+UNET = "diffusion_model."  # what the host's weight keys of the UNet start with
 _ATTENTION_KEY = re.compile(
     r"diffusion_model\.(?:(input|output)_blocks\.(\d+)|(middle)_block)\.1\."
     r"transformer_blocks\.(\d+)\.(attn[12])\.(to_q|to_k|to_v|to_out)(?:\.0)?\.weight"
@@ -36,41 +37,31 @@ def attention_site(key: str) -> tuple[Block, str, str] | None:
     return (side or middle, int(number or 0), int(index)), attention, projection
 
 
-class _LowRank(torch.nn.Module):
-    """x -> up(down(x)) * scale, or x -> full(x) * scale for a full-rank difference."""
-
-    def __init__(self, weights: list[torch.Tensor], scale: float):
-        super().__init__()
-        linear = comfy.ops.manual_cast.Linear
-        self.layers = torch.nn.ModuleList(
-            [linear(w.shape[1], w.shape[0], bias=False, dtype=w.dtype, device=w.device) for w in weights]
-        )
-        # load_state_dict, not a plain assignment: hosts with dynamic memory create the weights only here.
-        self.load_state_dict({f"layers.{i}.weight": w for i, w in enumerate(weights)}, assign=True)
-        self.scale = scale
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for layer in self.layers:
-            x = layer(x)
-        return x * self.scale
-
-
 class ForegroundDelta(torch.nn.Module):
-    """Per attention projection, the terms that the foreground model adds to the base model's."""
+    """The terms that the foreground model adds to the base model's modules.
+
+    modules_at: terms by the module's name in the UNet, but for the attention projections, which `at` gives: theirs are
+    added by attention patches.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.terms = torch.nn.ModuleDict()
+        self.terms = torch.nn.ModuleList()  # what the host moves and counts
+        self.modules_at: dict[str, torch.nn.ModuleList] = {}
         self._sites: dict[tuple[Block, str], dict[str, torch.nn.ModuleList]] = {}
 
-    def add(self, site: tuple[Block, str, str], term: _LowRank) -> None:
-        """Add a term to a projection."""
-        block, attention, projection = site
-        name = "_".join(map(str, (*block, attention, projection)))
-        if name not in self.terms:
-            self.terms[name] = torch.nn.ModuleList()
-            self._sites.setdefault((block, attention), {})[projection] = self.terms[name]
-        self.terms[name].append(term)
+    def add(self, key: str, term: torch.nn.Module) -> None:
+        """Add a term to the module of a weight key."""
+        site = attention_site(key)
+        if site is None:
+            place, name = self.modules_at, key.removeprefix(UNET).rpartition(".")[0]
+        else:
+            block, attention, name = site
+            place = self._sites.setdefault((block, attention), {})
+        if name not in place:
+            place[name] = torch.nn.ModuleList()
+            self.terms.append(place[name])
+        place[name].append(term)
 
     def at(self, block: Block, attention: str) -> dict[str, torch.nn.ModuleList]:
         """Terms of one attention by projection name ("to_q", "to_k", "to_v", "to_out"); empty where nothing differs."""
@@ -83,32 +74,6 @@ class ForegroundDelta(torch.nn.Module):
             load_device=comfy.model_management.get_torch_device(),
             offload_device=comfy.model_management.unet_offload_device(),
         )
-
-
-def apply_terms(terms: torch.nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
-    """Sum of the terms of one projection on its input x (..., in) -> (..., out)."""
-    out = terms[0](x)
-    for term in list(terms)[1:]:
-        out = out + term(x)
-    return out
-
-
-def _term(key: str, entry: tuple, sign: float) -> _LowRank:
-    strength, patch, strength_model, offset, function = entry
-    plain = strength_model == 1.0 and offset is None and function is None
-    if plain and isinstance(patch, LoRAAdapter):
-        up, down, alpha, mid, dora, reshape = patch.weights
-        if mid is None and dora is None and reshape is None:
-            rank = down.shape[0]
-            scale = strength * (1.0 if alpha is None else float(alpha) / rank)
-            return _LowRank([down.flatten(1), up.flatten(1)], sign * scale)
-    if plain and isinstance(patch, tuple) and patch[0] == "diff" and len(patch[1]) == 1:
-        return _LowRank([patch[1][0].flatten(1)], sign * strength)
-    kind = patch[0] if isinstance(patch, tuple) else type(patch).__name__
-    raise ValueError(
-        f"the patch of type {kind} on {key} differs between foreground_model and base_model, and only plain LoRAs and "
-        "full differences can act on the foreground alone; apply it to the base model before Apply Foreground Weights"
-    )
 
 
 def _differences(base: dict[str, list], foreground: dict[str, list]) -> list[tuple[str, tuple, float]]:
@@ -131,7 +96,7 @@ def foreground_delta(base: comfy.model_patcher.ModelPatcher, foreground: comfy.m
     """Return the host patcher of the `ForegroundDelta` that turns `base` into `foreground`.
 
     It is kept on the foreground model, so that a second queue finds it loaded. ValueError when the two do not share
-    weights, do not differ, or differ outside the attention projections.
+    weights, do not differ, or differ by patches that cannot act on some rows alone.
     """
     if not foreground.is_clone(base):
         raise ValueError(
@@ -146,13 +111,11 @@ def foreground_delta(base: comfy.model_patcher.ModelPatcher, foreground: comfy.m
             "foreground_model output of Load LayerFusion Models, Apply Foreground Weights or Load Demo Models "
             "(with a strength above 0)"
         )
-    outside = [key for key, _, _ in differences if attention_site(key if isinstance(key, str) else key[0]) is None]
+    outside = [key for key, _, _ in differences if not key.startswith(UNET)]
     if outside:
         raise ValueError(
-            f"base_model and foreground_model differ in {len(outside)} weights outside the attention projections, first "
-            f"{outside[0]}: only attention differences can act on the foreground rows alone. Use the 'attn' foreground "
-            "weights (layer_xl_transparent_attn), and apply other LoRAs before Apply Foreground Weights so that both "
-            "models have them"
+            f"foreground_model changes {outside[0]}, which is no weight of the UNet: only those can act on the foreground "
+            "alone; apply the change to the base model before Apply Foreground Weights"
         )
 
     kept = foreground.attachments.get("layerfusion_delta")
@@ -161,7 +124,8 @@ def foreground_delta(base: comfy.model_patcher.ModelPatcher, foreground: comfy.m
         return kept[1]
     delta = ForegroundDelta()
     for key, entry, sign in differences:
-        delta.add(attention_site(key), _term(key, entry, sign))
+        module = comfy.utils.get_attr(base.model, key.rpartition(".")[0])
+        delta.add(key, make_term(module, key, entry, sign))
     patcher = delta.patcher()
     foreground.set_attachments("layerfusion_delta", (signature, patcher))
     return patcher

@@ -21,7 +21,8 @@ from ..options import LayerFusionOptions, PriorMode
 from ..prior_maps import Block, Grid, PriorCollector, PriorMaps, PriorRecord
 from ..priors import content_confidence, structure_scores
 from ..streams import StreamLayout, interleave
-from .delta import ForegroundDelta, apply_terms
+from .delta import ForegroundDelta
+from .row_terms import add_terms, terms_on_modules, uncompiled
 
 KEY = "layerfusion"  # of our entries in transformer_options and of our wrapper
 PRIOR_PASS = "layerfusion_prior_pass"
@@ -235,7 +236,7 @@ def _attention_patch(block: Block, site: str, foreign):
                 terms = run.delta.at(block, site)
                 for name, projected in (("to_q", q), ("to_k", k), ("to_v", v)):
                     if name in terms:  # in place: the projections are fresh and ours alone
-                        forward.foreground(projected).add_(apply_terms(terms[name], forward.inputs[name]))
+                        add_terms(terms[name], forward.foreground(projected), forward.inputs[name])
             _collect(forward, block, site, q, k, extra_options)
         if foreign is not None:
             out = foreign(q, k, v, extra_options)
@@ -283,7 +284,7 @@ def _delta_output_patch(site: str):
         if forward is not None and forward.run.delta is not None:
             terms = forward.run.delta.at(_block(extra_options), site)
             if "to_out" in terms:  # in place: nobody has seen the projection's output yet
-                forward.foreground(n).add_(apply_terms(terms["to_out"], forward.inputs["to_out"]))
+                add_terms(terms["to_out"], forward.foreground(n), forward.inputs["to_out"])
             forward.inputs = {}
         return n
 
@@ -332,13 +333,16 @@ def _forward_wrapper(run: BlendRun):
         at = 5  # UNetModel.forward(x, timesteps, context, y, control, transformer_options)
         options = args[at] if len(args) > at else kwargs["transformer_options"]
         x = args[0]
-        options = {**_with_patches(run, options), KEY: Forward(run, x.shape[0], options)}
+        forward = Forward(run, x.shape[0], options)
+        options = {**_with_patches(run, options), KEY: forward}
         if len(args) > at:
             args[at] = options
         else:
             kwargs["transformer_options"] = options
+        terms = run.delta.modules_at if run.delta is not None else {}
         try:
-            return executor(*args, **kwargs)
+            with terms_on_modules(executor.class_obj, terms, x.shape[0], forward.foreground):
+                return executor(*args, **kwargs)
         except _PriorsComplete:
             return x.new_zeros((x.shape[0], executor.class_obj.out_channels, *x.shape[2:]))
 
@@ -348,5 +352,8 @@ def _forward_wrapper(run: BlendRun):
 def install(model: ModelPatcher, run: BlendRun) -> ModelPatcher:
     """Return a clone of `model` whose UNet runs `run`; patches on the model, now or later, are chained to and still act."""
     model = model.clone()
-    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, KEY, _forward_wrapper(run))
+    wrappers = comfy.patcher_extension.WrappersMP
+    model.add_wrapper_with_key(wrappers.DIFFUSION_MODEL, KEY, _forward_wrapper(run))
+    if run.delta is not None and run.delta.modules_at:
+        model.add_wrapper_with_key(wrappers.APPLY_MODEL, KEY, uncompiled)
     return model

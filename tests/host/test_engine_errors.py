@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.lora
 import pytest
 import runs
 import tiny
@@ -26,20 +27,48 @@ def test_foreground_model_of_another_checkpoint():
     refuse("do not share their weights", pair=(base, tiny.with_foreground(other, tiny.foreground_file(other))))
 
 
-def test_difference_outside_attention():
+FEED_FORWARD = "diffusion_model.middle_block.1.transformer_blocks.0.ff.net.2"
+PLAIN_LORA = {"lora_up.weight": (128, 2), "lora_down.weight": (2, 512)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "kind"),
+    [
+        ({**PLAIN_LORA, "dora_scale": (128, 1)}, "DoRA"),
+        ({"hada_w1_a": (128, 2), "hada_w1_b": (2, 512), "hada_w2_a": (128, 2), "hada_w2_b": (2, 512)}, "loha"),
+        ({"lokr_w1": (16, 16), "lokr_w2": (8, 32)}, "lokr"),
+    ],
+    ids=["DoRA", "LoHa", "LoKr"],
+)
+def test_lora_kind_that_cannot_act_on_rows(shapes, kind):
     base, foreground = models()
-    key = "diffusion_model.middle_block.1.transformer_blocks.0.ff.net.2.weight"
+    file = {f"{FEED_FORWARD}.{name}": torch.ones(shape) for name, shape in shapes.items()}
+    patches = comfy.lora.load_lora(file, {FEED_FORWARD: f"{FEED_FORWARD}.weight"})
     foreground = foreground.clone()
-    foreground.add_patches({key: ("diff", (torch.zeros_like(base.model.state_dict()[key]),))})
-    refuse("differ in 1 weights outside the attention projections", pair=(base, foreground))
+    assert foreground.add_patches(patches)
+    refuse(f"patch of type {kind} on {FEED_FORWARD}.weight.*only plain LoRAs and full differences", pair=(base, foreground))
+
+
+def with_patch(key: str, patch) -> tuple:
+    base, foreground = models()
+    foreground = foreground.clone()
+    assert foreground.add_patches({key: patch})
+    return base, foreground
 
 
 def test_patch_kind_that_cannot_act_on_rows():
-    base, foreground = models()
-    key = tiny.attention_weights(base)[0] + ".weight"
-    foreground = foreground.clone()
-    foreground.add_patches({key: ("set", (torch.zeros_like(base.model.state_dict()[key]),))})
-    refuse("patch of type set", pair=(base, foreground))
+    attention = tiny.attention_weights(models()[0])[0]
+    for key in (f"{attention}.weight", f"{FEED_FORWARD}.weight", f"{FEED_FORWARD}.bias"):
+        weight = models()[0].model.state_dict()[key]
+        refuse(f"patch of type set on {key}", pair=with_patch(key, ("set", (torch.zeros_like(weight),))))
+
+
+@pytest.mark.parametrize("parameter", ["weight", "bias"])
+def test_difference_of_another_shape(parameter):
+    """The host would log a line and leave it out, so that the foreground came out wrong."""
+    key = f"{FEED_FORWARD}.{parameter}"
+    found, expected = r"\(64,\)", r"\(128, 512\)" if parameter == "weight" else r"\(128,\)"
+    refuse(f"patch on {key} has shape {found}, the model's is {expected}", pair=with_patch(key, ("diff", (torch.ones(64),))))
 
 
 def test_latent_of_another_model_family():

@@ -144,6 +144,17 @@ def test_real_topology_of_seventy_blocks():
     assert len(record.blocks) == 70 and record.last == ("output", 5, 1)
 
 
+@pytest.mark.parametrize("prior_mode", ["exact", "previous_step"])
+@pytest.mark.parametrize("mode", ["adapt", "literal"])
+def test_conv_packaging(mode, prior_mode):
+    """Full differences on convolutions, norms and linears instead of a LoRA on attention."""
+    base, _ = models()
+    differences = tiny.deltas(base, tiny.in_conv_file)
+    file = {f"{key}::diff::0": delta for key, delta in differences.items()}
+    eps = reference.build_unets(unet_weights(base), file, CONFIG, 0.8)
+    compare((base, tiny.with_deltas(base, differences, 0.8)), eps, background_mode=mode, prior_mode=prior_mode)
+
+
 def test_recorded_priors_are_the_references():
     record, evaluations = compare(steps=3)
     for step, evaluation in enumerate(evaluations):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import uuid
 
 import comfy.model_management
@@ -89,6 +90,30 @@ def with_foreground(model: ModelPatcher, file: dict[str, torch.Tensor], strength
     clone = model.clone()
     bound = clone.add_patches(patches, strength)
     assert len(bound) == len(keys)
+    return clone
+
+
+def deltas(model: ModelPatcher, where=lambda key: True, seed: int = 2, scale: float = 0.3) -> dict[str, torch.Tensor]:
+    """Random full differences {weight key: delta} of the UNet's parameters that `where` chooses."""
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for key, weight in model.model.state_dict().items():
+        if key.startswith("diffusion_model.") and where(key):
+            fan_in = weight[0].numel() if weight.ndim > 1 else 4
+            found[key] = scale * torch.randn(weight.shape, generator=generator) / math.sqrt(fan_in)
+    return found
+
+
+def in_conv_file(key: str) -> bool:
+    """Whether LayerDiffuse's conv packaging changes a parameter: all but q, k, v and the time and label embeddings."""
+    return not re.search(r"\.to_[qkv]\.|\.time_embed\.|\.label_emb\.", key)
+
+
+def with_deltas(model: ModelPatcher, differences: dict[str, torch.Tensor], strength: float = 1.0) -> ModelPatcher:
+    """A MODEL with full differences, merged the ordinary way by the host."""
+    clone = model.clone()
+    bound = clone.add_patches({key: ("diff", (delta,)) for key, delta in differences.items()}, strength)
+    assert len(bound) == len(differences)
     return clone
 
 

@@ -102,18 +102,22 @@ def to_ldm(state_dict: StateDict, config: Config) -> StateDict:
 
 
 def merge_deltas(state_dict: StateDict, deltas: StateDict, strength: float = 1.0) -> StateDict:
-    """Weights with the foreground deltas merged the ordinary way: W + strength * up @ down.
+    """Weights with the foreground deltas merged the ordinary way: W + strength * (up @ down, or the full difference).
 
-    deltas holds `<weight key>::lora::0` (up, [out, r]) and `::lora::1` (down, [r, in]).
+    deltas holds `<weight key>::lora::0` (up, [out, r]) and `::lora::1` (down, [r, in]), or `::diff::0` (full).
     """
     merged = {key: value.float() for key, value in state_dict.items()}
     for key in deltas:
-        target, kind, index = key.split("::")
-        if kind != "lora" or index not in ("0", "1") or target not in merged:
-            raise ValueError(f"Foreground weight {key!r} has no place here: expected <UNet weight key>::lora::0 or 1.")
-        if index == "0":
+        target, _, kind = key.partition("::")
+        if kind not in ("lora::0", "lora::1", "diff::0") or target not in merged:
+            raise ValueError(
+                f"Foreground weight {key!r} has no place here: expected <UNet weight key>::lora::0 or 1, or ::diff::0."
+            )
+        if kind == "lora::0":
             up, down = deltas[key].float(), deltas[f"{target}::lora::1"].float()
             merged[target] = merged[target] + strength * (up @ down)
+        elif kind == "diff::0":
+            merged[target] = merged[target] + strength * deltas[key].float()
     return merged
 
 

@@ -1,0 +1,213 @@
+"""What a patch of the foreground model adds to the output of one module, for the foreground rows alone.
+
+A difference of weights is a term of its own, because everything that carries weights in the UNet is linear in them:
+
+    Linear, Conv2d          op(x; W + dW) = op(x; W) + op(x; dW),  dW full or up @ down
+    GroupNorm, LayerNorm    x_hat * (w + dw) + b = norm(x; w, b) + x_hat * dw, with the same statistics of x
+    any bias                out(b + db) = out(b) + db
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import comfy.ops
+import torch
+from comfy.weight_adapter import LoRAAdapter
+
+_ops = comfy.ops.manual_cast  # they take their weights to device and type of the input, wherever the host keeps them
+
+
+class Term(torch.nn.Module):
+    """layers in turn(x) * scale: a low-rank or full difference of a weight."""
+
+    def __init__(self, layers: list[torch.nn.Module], scale: float):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(layers)
+        self.scale = scale
+
+    def add_to(self, out: torch.Tensor, x: torch.Tensor) -> None:
+        """Add the term of the inputs x (G, K, ...) to the outputs (G, K, ...), in place."""
+        value = x.flatten(0, 1)
+        for layer in self.layers:
+            value = layer(value)
+        out.add_(value.unflatten(0, out.shape[:2]), alpha=self.scale)
+
+
+class BiasTerm(torch.nn.Module, comfy.ops.CastWeightBiasOp):
+    """values * scale, whatever the input; values in the shape that broadcasts over an output row."""
+
+    comfy_cast_weights = True  # the host may leave it offloaded: cast where it is used
+
+    def __init__(self, values: torch.Tensor, scale: float):
+        super().__init__()
+        self.weight, self.bias = torch.nn.Parameter(values, requires_grad=False), None
+        self.scale = scale
+
+    def add_to(self, out: torch.Tensor, x: torch.Tensor) -> None:
+        """Add the bias to the outputs (G, K, ...), in place."""
+        values, _ = comfy.ops.cast_bias_weight(self, out)
+        out.add_(values, alpha=self.scale)
+
+
+def add_terms(terms: torch.nn.ModuleList, out: torch.Tensor, x: torch.Tensor) -> None:
+    """Add all terms of one module on its inputs x (G, K, ...) to its outputs (G, K, ...), in place."""
+    for term in terms:
+        term.add_to(out, x)
+
+
+@contextmanager
+def terms_on_modules(
+    unet: torch.nn.Module,
+    terms: Mapping[str, torch.nn.ModuleList],
+    rows: int,
+    foreground: Callable[[torch.Tensor], torch.Tensor],
+) -> Iterator[None]:
+    """While it lasts, the modules of the UNet named in `terms` add theirs to the foreground rows of what they give out.
+
+    rows: of one call; foreground: the view (G, K, ...) of the foreground rows of a tensor (rows, ...).
+    """
+
+    def hook_of(name: str, mine: torch.nn.ModuleList) -> Callable:
+        def hook(module, inputs, out):
+            if out.shape[0] != rows:
+                raise ValueError(
+                    f"the module {name} got {out.shape[0]} rows where the model got {rows}; another node changes the batch "
+                    "inside the model and cannot be combined with LayerFusion"
+                )
+            add_terms(mine, foreground(out), foreground(inputs[0]))  # in place: nobody has seen the output yet
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name, mine in terms.items():
+            hooks.callback(unet.get_submodule(name).register_forward_hook(hook_of(name, mine)).remove)
+        yield
+
+
+def uncompiled(executor: Callable, *args, **kwargs) -> torch.Tensor:
+    """APPLY_MODEL wrapper: run what torch.compile has compiled as it was written.
+
+    Compiled code does not look at hooks that came after it was made, nor at their going, and would give wrong pictures.
+    """
+    if "torch._dynamo" not in sys.modules:  # then nothing is compiled
+        return executor(*args, **kwargs)
+    if not hasattr(torch.compiler, "set_stance"):
+        raise ValueError(
+            "foreground weights beyond attention cannot be used in this process, in which torch.compile was used: remove "
+            "TorchCompileModel and restart ComfyUI, use layer_xl_transparent_attn, or update to torch 2.6"
+        )
+    with torch.compiler.set_stance("force_eager"):
+        return executor(*args, **kwargs)
+
+
+def make_term(module: torch.nn.Module, key: str, entry: tuple, sign: float) -> Term | BiasTerm:
+    """The term of one entry of a MODEL's patches on the parameter `key` of `module`, times `sign`.
+
+    ValueError for patches that are not additive (DoRA, LoHa, LoKr, set, ...), of another shape, or on unknown modules.
+    """
+    strength, patch, strength_model, offset, function = entry
+    kind = patch[0] if isinstance(patch, tuple) else getattr(patch, "name", type(patch).__name__)
+    if strength_model != 1.0 or offset is not None or function is not None:
+        raise _refusal(key, f"{kind} (scaled or partial)")
+    if isinstance(patch, LoRAAdapter) and key.endswith(".weight"):
+        up, down, alpha, mid, dora, reshape = patch.weights
+        if dora is not None or reshape is not None:
+            raise _refusal(key, "DoRA" if dora is not None else "LoRA with reshape")
+        scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
+        return Term(_low_rank(module, key, up, down, mid), sign * strength * scale)
+    if isinstance(patch, tuple) and kind == "diff" and len(patch[1]) == 1:
+        values = patch[1][0]
+        if key.endswith(".weight"):
+            return Term([_full(module, key, values)], sign * strength)
+        return BiasTerm(_broadcast(module, key, values), sign * strength)
+    raise _refusal(key, str(kind))
+
+
+def _refusal(key: str, kind: str) -> ValueError:
+    return ValueError(
+        f"the patch of type {kind} on {key} differs between foreground_model and base_model, and only plain LoRAs and "
+        "full differences can act on the foreground alone; apply it to the base model before Apply Foreground Weights"
+    )
+
+
+def _weight_shape(module: torch.nn.Module, key: str) -> tuple[int, ...]:
+    """Shape of the module's weight in the forward, told by its attributes: quantised weights are stored in others."""
+    if hasattr(module, "in_features"):
+        return module.out_features, module.in_features
+    if isinstance(module, torch.nn.Conv2d) and module.groups == 1:
+        return module.out_channels, module.in_channels, *module.kernel_size
+    if isinstance(module, torch.nn.GroupNorm):
+        return (module.num_channels,)
+    if isinstance(module, torch.nn.LayerNorm):
+        return tuple(module.normalized_shape)
+    raise ValueError(
+        f"foreground_model changes {key}, of a module of type {type(module).__name__}, which cannot act on the foreground "
+        "alone (only Linear, Conv2d, GroupNorm and LayerNorm can); apply it to the base model before Apply Foreground Weights"
+    )
+
+
+def _require_shape(key: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if found != expected:
+        raise ValueError(
+            f"the patch on {key} has shape {found}, the model's is {expected}: it is made for another model; remove it "
+            "from foreground_model"
+        )
+
+
+def _full(module: torch.nn.Module, key: str, weight: torch.Tensor) -> torch.nn.Module:
+    """The module's operation with the difference as its weight, without a bias."""
+    _require_shape(key, tuple(weight.shape), _weight_shape(module, key))
+    if hasattr(module, "in_features"):
+        return _linear(weight)
+    if isinstance(module, torch.nn.Conv2d):
+        return _conv(weight, module)
+    if isinstance(module, torch.nn.GroupNorm):
+        return _holding(_ops.GroupNorm(module.num_groups, module.num_channels, module.eps, device="meta"), weight)
+    return _holding(_ops.LayerNorm(module.normalized_shape, module.eps, device="meta"), weight)
+
+
+def _low_rank(module: torch.nn.Module, key: str, up, down, mid) -> list[torch.nn.Module]:
+    """The layers of up(mid(down(x))); the one with the module's kernel has its stride and padding, the others are 1 x 1."""
+    shape, rank = _weight_shape(module, key), down.shape[0]
+    up, down = up.flatten(1), down.flatten(1)
+    if len(shape) == 2 and mid is None:
+        _require_shape(key, (up.shape[0], down.shape[1]), shape)
+        return [_linear(down), _linear(up)]
+    if len(shape) != 4:
+        raise _refusal(key, "LoRA on a norm" if len(shape) == 1 else "LoRA with a middle part on a Linear")
+    if mid is None:
+        _require_shape(key, (up.shape[0], down.shape[1]), (shape[0], math.prod(shape[1:])))
+        return [_conv(down.reshape(rank, *shape[1:]), module), _conv(up[..., None, None])]
+    _require_shape(key, (up.shape[0], down.shape[1], *mid.shape[2:]), shape)
+    return [_conv(down[..., None, None]), _conv(mid, module), _conv(up[..., None, None])]
+
+
+def _broadcast(module: torch.nn.Module, key: str, values: torch.Tensor) -> torch.Tensor:
+    """A bias (C,) in the shape that broadcasts over one row of the module's output."""
+    shape = _weight_shape(module, key)
+    _require_shape(key, tuple(values.shape), shape[:1])
+    channels_first = isinstance(module, (torch.nn.Conv2d, torch.nn.GroupNorm))
+    return values[:, None, None] if channels_first else values
+
+
+def _linear(weight: torch.Tensor) -> torch.nn.Module:
+    return _holding(_ops.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta"), weight)
+
+
+def _conv(weight: torch.Tensor, like: torch.nn.Conv2d | None = None) -> torch.nn.Module:
+    names = ("stride", "padding", "dilation", "padding_mode")
+    geometry = {} if like is None else {name: getattr(like, name) for name in names}
+    out, into, *kernel = weight.shape
+    return _holding(_ops.Conv2d(into, out, tuple(kernel), bias=False, device="meta", **geometry), weight)
+
+
+def _holding(layer: torch.nn.Module, weight: torch.Tensor) -> torch.nn.Module:
+    """The layer with `weight` itself, not a copy, and without a bias."""
+    layer.bias = None
+    # load_state_dict, not a plain assignment: hosts with dynamic memory create the weights only here.
+    layer.load_state_dict({"weight": weight}, assign=True)
+    return layer.requires_grad_(False)
