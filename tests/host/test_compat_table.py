@@ -1,0 +1,30 @@
+"""The README's compatibility table names a test for every line, and leaves out no compatibility test file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROW = re.compile(r"^\|([^|]+)\|([^|]+)\| `(\w+)::(\w+)` \|$", re.MULTILINE)
+
+
+def rows() -> list[tuple[str, ...]]:
+    text = (HERE.parents[1] / "README.md").read_text(encoding="utf-8")
+    section = text.split("## Compatibility", 1)[1].split("\n## ", 1)[0]
+    found = ROW.findall(section)
+    lines = [line for line in section.splitlines() if line.startswith("| ") and "| test |" not in line]
+    assert len(found) == len(lines), "a line of the table names no test"
+    return found
+
+
+def test_every_line_names_a_test_that_exists():
+    for subject, verdict, file, test in rows():
+        source = (HERE / f"test_compat_{file}.py").read_text(encoding="utf-8")
+        assert f"\ndef {test}(" in source, f"{subject.strip()}: no {test} in test_compat_{file}.py"
+        assert verdict.strip().startswith(("works", "refused")), f"{subject.strip()}: works or refused?"
+
+
+def test_every_file_of_compatibility_tests_is_in_the_table():
+    files = {path.stem.removeprefix("test_compat_") for path in HERE.glob("test_compat_*.py")} - {"table"}
+    assert {file for _, _, file, _ in rows()} == files
