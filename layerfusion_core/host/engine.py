@@ -177,6 +177,11 @@ class Forward:
         self.blends = run.active and not self.prior_pass and run.maps is not None
         self.inputs: dict[str, torch.Tensor] = {}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the streams that each group of rows holds, in order."""
+        return self.layout.names[: self.streams]
+
     def foreground(self, x: torch.Tensor) -> torch.Tensor:
         """The foreground rows of x: (rows, ...) -> (G, K, ...), a view."""
         return x.unflatten(0, (-1, self.streams))[:, : self.layout.foregrounds]

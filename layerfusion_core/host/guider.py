@@ -16,6 +16,7 @@ from .families import require_sdxl
 from .given import holding, part_masks, same_noise
 from .stacking import StreamStack, stream_negatives
 from .step_noise import share_step_noise
+from .stream_patches import require_known_patches
 
 _STREAM, _NEGATIVE = "layerfusion_stream_{}", "layerfusion_negative_{}"
 
@@ -42,6 +43,7 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         require_sdxl(base, "base_model")
         require_sdxl(foreground, "foreground_model")
         delta = foreground_delta(base, foreground)
+        require_known_patches(base, foreground)
         own = negatives or [None] * layout.count
         for name, conditioning in zip((*layout.names, "negative"), (*streams, negative)):
             check_conditioning(base, conditioning, name)

@@ -24,6 +24,7 @@ NODES = {
                             [*((name, "LATENT") for name in LAYERS), ("priors", "LAYERFUSION_PRIORS")]),
     "LayerFusionGuider": (["base_model", "foreground_model", *CONDITIONINGS, "cfg", "options", *NEGATIVES, *SCALES],
                           [("guider", "GUIDER")]),
+    "LayerFusionLimitPatches": (["model", "patched_model", *LAYERS], [("model", "MODEL")]),
     "LayerFusionStackLatents": (["latent"], [("latent", "LATENT")]),
     "LayerFusionSplitLatents": (["latent"], [(name, "LATENT") for name in LAYERS]),
     "LayerFusionExtractPriors": (["foreground_model", "foreground", "latent_image", "seed", "noise_percent"],
