@@ -52,9 +52,10 @@ def test_lora_on_the_base(lora):
     blends(pair_of(base))
 
 
-def test_lora_on_the_foreground_only(lora):
+@pytest.mark.parametrize("everywhere", [False, True], ids=["attention", "everywhere"])
+def test_lora_on_the_foreground_only(lora, everywhere):
     base, foreground = models()
-    with_lora = core("LoraLoaderModelOnly", foreground, lora(everywhere=False), 0.8)
+    with_lora = core("LoraLoaderModelOnly", foreground, lora(everywhere), 0.8)
     assert different(stock(with_lora, prompts()[0], steps=2), stock(foreground, prompts()[0], steps=2))
     streams_equal_stock((base, with_lora))
     blends((base, with_lora))
