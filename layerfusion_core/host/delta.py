@@ -95,15 +95,9 @@ def _differences(base: dict[str, list], foreground: dict[str, list]) -> list[tup
 def foreground_delta(base: comfy.model_patcher.ModelPatcher, foreground: comfy.model_patcher.ModelPatcher):
     """Return the host patcher of the `ForegroundDelta` that turns `base` into `foreground`.
 
-    It is kept on the foreground model, so that a second queue finds it loaded. ValueError when the two do not share
-    weights, do not differ, or differ by patches that cannot act on some rows alone.
+    The two share their weights. The difference is kept on the foreground model, so that a second queue finds it loaded.
+    ValueError when the two do not differ, or differ by patches that cannot act on some rows alone.
     """
-    if not foreground.is_clone(base):
-        raise ValueError(
-            "base_model and foreground_model do not share their weights: expected the foreground model to be the base "
-            "model with foreground weights on top. Make it with Apply Foreground Weights from the same checkpoint "
-            "(in Load LayerFusion Models choose foreground_checkpoint 'same as base')"
-        )
     differences = _differences(base.patches, foreground.patches)
     if not differences:
         raise ValueError(

@@ -26,6 +26,7 @@ from .row_terms import add_terms, terms_on_modules, uncompiled
 
 KEY = "layerfusion"  # of our entries in transformer_options and of our wrapper
 PRIOR_PASS = "layerfusion_prior_pass"
+PART = "layerfusion_part"  # in transformer_options: the `Part` of a lock-step forward
 PIXELS = 8  # per latent cell
 SITES = ("attn1", "attn2")  # self-attention, cross-attention
 
@@ -152,6 +153,19 @@ class BlendRun:
         return self._collector
 
 
+@dataclass(frozen=True)
+class Part:
+    """The streams of every sample that one UNet holds when two of them share an evaluation (lock step).
+
+    meet(place, n, blend): hands this UNet's attention outputs n (rows, M, C) of a place (block, site) over and returns
+    what is to go on in their stead; `blend` maps the outputs of all streams (G, S, M, C) to the blended ones.
+    """
+
+    streams: int
+    foregrounds: int
+    meet: Callable[[tuple[Block, str], torch.Tensor, Callable], torch.Tensor]
+
+
 class Forward:
     """One call of the UNet: which rows are what, and the block inputs that one patch keeps for the next."""
 
@@ -159,7 +173,12 @@ class Forward:
         self.run = run
         self.prior_pass = bool(transformer_options.get(PRIOR_PASS))
         self.layout = run.layout
-        self.streams = self.layout.foregrounds if self.prior_pass else self.layout.count
+        self.part: Part | None = transformer_options.get(PART)
+        self.streams = self.foregrounds = self.layout.foregrounds
+        if self.part is not None:
+            self.streams, self.foregrounds = self.part.streams, self.part.foregrounds
+        elif not self.prior_pass:
+            self.streams = self.layout.count
         chunks = transformer_options["cond_or_uncond"]
         if rows % (len(chunks) * self.streams):
             raise ValueError(
@@ -172,7 +191,7 @@ class Forward:
         self.collect = [
             (i, run.text[uuid], collector)
             for i, (cond, uuid) in enumerate(zip(chunks, uuids))
-            if cond == 0 and uuid in run.text and (collector := run.collect_from(uuid)) is not None
+            if self.foregrounds and cond == 0 and uuid in run.text and (collector := run.collect_from(uuid)) is not None
         ]
         self.blends = run.active and not self.prior_pass and run.maps is not None
         self.inputs: dict[str, torch.Tensor] = {}
@@ -180,11 +199,12 @@ class Forward:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the streams that each group of rows holds, in order."""
-        return self.layout.names[: self.streams]
+        first = self.layout.foregrounds - self.foregrounds
+        return self.layout.names[first : first + self.streams]
 
     def foreground(self, x: torch.Tensor) -> torch.Tensor:
         """The foreground rows of x: (rows, ...) -> (G, K, ...), a view."""
-        return x.unflatten(0, (-1, self.streams))[:, : self.layout.foregrounds]
+        return x.unflatten(0, (-1, self.streams))[:, : self.foregrounds]
 
     def positive(self, x: torch.Tensor, chunk: int) -> torch.Tensor:
         """The foreground rows of one chunk: (rows, ...) -> (N, K, ...), a view."""
@@ -303,10 +323,15 @@ def _blend_patch(site: str):
         forward: Forward | None = extra_options.get(KEY)
         if forward is None or not forward.blends or not forward.run.options.blends_site(site):
             return n
-        run = forward.run
-        masks = run.masks(_block(extra_options)).repeat(forward.chunks, n.device)
-        mode, strength = run.options.background_mode, run.options.strength
-        return blend(run.layout.grouped(n), masks, run.layout, mode, site, strength).flatten(0, 1)
+        run, block = forward.run, _block(extra_options)
+
+        def blended(a: torch.Tensor) -> torch.Tensor:
+            masks = run.masks(block).repeat(forward.chunks, a.device)
+            return blend(a, masks, run.layout, run.options.background_mode, site, run.options.strength)
+
+        if forward.part is not None:
+            return forward.part.meet((block, site), n, blended)
+        return blended(run.layout.grouped(n)).flatten(0, 1)
 
     return patch
 

@@ -11,9 +11,10 @@ from ..options import LayerFusionOptions, NoiseMode
 from ..streams import StreamLayout
 from .conditioning import check_conditioning, text_columns
 from .delta import foreground_delta
-from .engine import PRIOR_PASS, BlendRun, install, transformer_blocks
+from .engine import KEY, PRIOR_PASS, BlendRun, install, transformer_blocks
 from .families import require_sdxl
 from .given import holding, part_masks, same_noise
+from .lockstep import install_pair
 from .stacking import StreamStack, stream_negatives
 from .step_noise import share_step_noise
 from .stream_patches import require_known_patches
@@ -42,21 +43,25 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
     ):
         require_sdxl(base, "base_model")
         require_sdxl(foreground, "foreground_model")
-        delta = foreground_delta(base, foreground)
-        require_known_patches(base, foreground)
+        shared = foreground.is_clone(base)
+        delta = foreground_delta(base, foreground) if shared else None
+        require_known_patches(base, foreground, shared)
         own = negatives or [None] * layout.count
         for name, conditioning in zip((*layout.names, "negative"), (*streams, negative)):
             check_conditioning(base, conditioning, name)
         for name, conditioning in zip(layout.names, own):
             if conditioning is not None:
                 check_conditioning(base, conditioning, f"negative of {name}")
-        self.run = BlendRun(layout, options, transformer_blocks(base), delta.model)
+        self.run = BlendRun(layout, options, transformer_blocks(base), delta.model if shared else None)
         sampling = base.get_model_object("model_sampling")
         self.run.sigma_start = sampling.percent_to_sigma(options.start_percent)
         self.run.sigma_end = sampling.percent_to_sigma(options.end_percent)
 
-        model = install(base, self.run)
-        model.set_additional_models("layerfusion", [delta])
+        if shared:
+            model = install(base, self.run)
+            model.set_additional_models(KEY, [delta])
+        else:
+            model = install_pair(base, foreground, self.run)
         super().__init__(model)
         self.set_cfg(cfg)
         self._stacks: dict[str, StreamStack] | None = None

@@ -107,12 +107,28 @@ def foreign_parts(model: ModelPatcher) -> set[str]:
     return found | {f"object patch {name}" for name in model.object_patches}
 
 
-def require_known_patches(base: ModelPatcher, foreground: ModelPatcher) -> None:
-    """ValueError when other nodes have put something on `foreground` alone: one forward runs with the base model's."""
+# What acts on the guider's side of the model, for all streams at once: wrappers by kind, and the starts of option names.
+_GUIDANCE = ("outer_sample", "prepare_sampling", "sampler_sample", "predict_noise", "calc_cond_batch")
+_GUIDANCE_OPTIONS = ("sampler_", "denoise_mask_function", "disable_cfg1_optimization")
+
+
+def require_known_patches(base: ModelPatcher, foreground: ModelPatcher, shared: bool) -> None:
+    """ValueError when other nodes have put something on `foreground` alone that would have no effect.
+
+    shared: the two share their weights, and one forward runs with the base model's patches. Otherwise each runs with its
+    own, but guidance is the base model's.
+    """
     alone = sorted(foreign_parts(foreground) - foreign_parts(base))
+    if not shared:
+        alone = [name for name in alone if name.split()[0] in _GUIDANCE or name.startswith(_GUIDANCE_OPTIONS)]
     if alone:
+        advice = (
+            "put the node that adds it before Apply Foreground Weights, so that both models have it. Limit Patches to "
+            "Layers keeps attention patches (IPAdapter) to the foreground"
+            if shared
+            else "put the node that adds it on base_model, whose guidance is for all layers"
+        )
         raise ValueError(
             f"foreground_model carries {alone[0]}{' and more' if len(alone) > 1 else ''}, which base_model lacks and which "
-            "would have no effect: put the node that adds it before Apply Foreground Weights, so that both models have it. "
-            "Limit Patches to Layers keeps attention patches (IPAdapter) to the foreground"
+            f"would have no effect: {advice}"
         )

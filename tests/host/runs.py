@@ -59,14 +59,15 @@ def layered(
 
 
 def stock(
-    model, positive, latent=None, cfg=5.0, sampler="euler", scheduler="normal", seed=SEED, steps=STEPS, negative=None
-) -> torch.Tensor:
+    model, positive, latent=None, cfg=5.0, sampler="euler", scheduler="normal", seed=SEED, steps=STEPS, negative=None,
+    sigmas=None,
+) -> torch.Tensor:  # fmt: skip
     """What the stock KSampler makes of one prompt."""
     latent = latent or empty_latent()
     noise = comfy.sample.prepare_noise(latent["samples"], seed, latent.get("batch_index"))
     return comfy.sample.sample(
         model, noise, steps, cfg, sampler, scheduler, positive, negative or NEGATIVE, latent["samples"], denoise=1.0,
-        noise_mask=latent.get("noise_mask"), seed=seed, disable_pbar=True,
+        noise_mask=latent.get("noise_mask"), seed=seed, disable_pbar=True, sigmas=sigmas,
     )  # fmt: skip
 
 

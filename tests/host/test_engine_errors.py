@@ -21,12 +21,6 @@ def test_foreground_model_without_weights():
     refuse("carries no foreground weights", pair=(base, tiny.with_foreground(base, tiny.foreground_file(base), 0.0)))
 
 
-def test_foreground_model_of_another_checkpoint():
-    base, _ = models()
-    other = tiny.tiny_sdxl(seed=3)
-    refuse("do not share their weights", pair=(base, tiny.with_foreground(other, tiny.foreground_file(other))))
-
-
 FEED_FORWARD = "diffusion_model.middle_block.1.transformer_blocks.0.ff.net.2"
 PLAIN_LORA = {"lora_up.weight": (128, 2), "lora_down.weight": (2, 512)}
 

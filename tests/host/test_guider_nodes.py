@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import comfy.samplers
+import pairs
 import pytest
 import torch
 from comfy_extras import nodes_custom_sampler as core
@@ -16,8 +17,8 @@ from layerfusion_pack.nodes.custom_sampling import (
 )
 
 
-def advanced(sampler, latent, options):
-    base, foreground = models()
+def advanced(sampler, latent, options, pair=None):
+    base, foreground = pair or models()
     streams = dict(zip(("foreground", "blended", "background"), prompts()))
     (guider,) = LayerFusionGuiderNode.execute(
         base, foreground, **streams, negative=NEGATIVE, cfg=5.0, options=options
@@ -32,9 +33,10 @@ def advanced(sampler, latent, options):
 
 
 @pytest.mark.parametrize(("sampler", "batch"), [("euler", 1), ("dpmpp_2m_sde", 1), ("euler_ancestral", 2)])
-def test_guider_equals_ksampler(sampler, batch):
-    foreground, background, blended = advanced(sampler, empty_latent(batch), LayerFusionOptions())
-    expected, _ = layered(latent=empty_latent(batch), sampler=sampler)
+@pytest.mark.parametrize("pair", [models, pairs.unlike], ids=["one checkpoint", "two checkpoints"])
+def test_guider_equals_ksampler(sampler, batch, pair):
+    foreground, background, blended = advanced(sampler, empty_latent(batch), LayerFusionOptions(), pair())
+    expected, _ = layered(pair(), latent=empty_latent(batch), sampler=sampler)
     for found, layer in zip((foreground, blended, background), expected):
         assert torch.equal(found["samples"], layer)
         assert "batch_index" not in found

@@ -1,0 +1,88 @@
+"""Patches and LoRAs of other nodes on either of two checkpoints act on that model's streams; guidance acts on all."""
+
+from __future__ import annotations
+
+import pairs
+import pytest
+import runs
+import tiny
+from runs import close, layered, models, prompts, stock
+from test_engine_guests import GUESTS, patched, perturbed, user_lora
+
+OWN = [guest for guest in GUESTS if guest != "post cfg"]
+
+
+def guested(side: int, how) -> tuple:
+    """The unlike pair with a guest on one of the two."""
+    pair = list(pairs.unlike())
+    pair[side] = pair[side].clone()
+    how(pair[side])
+    return tuple(pair)
+
+
+def equals_stock(pair) -> bool:
+    base, foreground = pair
+    layers, _ = layered(pair, strength=0.0)
+    expected = [stock(model, prompt) for model, prompt in zip((foreground, base, base), prompts())]
+    return all(close(found, picture) for found, picture in zip(layers, expected))
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["base", "foreground"])
+@pytest.mark.parametrize("guest", OWN)
+def test_a_patch_acts_on_its_own_models_streams(guest, side):
+    assert equals_stock(guested(side, GUESTS[guest]))
+
+
+def test_wrappers_and_callbacks_of_the_foreground_model_are_called():
+    from comfy.patcher_extension import CallbacksMP, WrappersMP
+
+    seen = []
+
+    def shifted(executor, x, t, *args, **kwargs):
+        seen.append(x.shape[0])
+        return 0.9 * executor(x, t, *args, **kwargs)
+
+    def how(model):
+        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "guest", shifted)
+        for kind in (CallbacksMP.ON_PRE_RUN, CallbacksMP.ON_PREPARE_STATE, CallbacksMP.ON_CLEANUP):
+            model.add_callback_with_key(kind, "guest", lambda patcher, *args, kind=kind: seen.append(kind))
+
+    pair = guested(1, how)
+    assert equals_stock(pair)
+    seen.clear()
+    layered(pair, prior_mode="exact", steps=1)
+    assert seen == ["on_pre_run", "on_prepare_state", 1, "on_prepare_state", 2, "on_cleanup"]
+
+
+def test_lora_outside_attention_on_the_foreground():
+    """What the single pass refuses: a model of its own may differ from the base anywhere."""
+    base, foreground = pairs.unlike()
+    name = "diffusion_model.middle_block.1.transformer_blocks.0.ff.net.2.weight"
+    foreground = foreground.clone()
+    foreground.add_patches({name: ("diff", (0.1 * foreground.model.state_dict()[name],))})
+    assert equals_stock((base, foreground))
+
+
+def test_lora_on_the_base():
+    base, foreground = pairs.unlike()
+    assert equals_stock((tiny.with_foreground(base, user_lora(base), 0.7), foreground))
+
+
+@pytest.mark.parametrize("guest", ["attn2 replace, all layers", "attn1 output", "unet function wrapper", "post cfg"])
+def test_guests_on_both_equal_the_single_pass(guest):
+    expected, _ = layered(patched(GUESTS[guest]))
+    pair = [model.clone() for model in pairs.merged()]
+    for model in pair:
+        GUESTS[guest](model)
+    found, _ = layered(pair)
+    assert all(close(a, b) for a, b in zip(found, expected))
+
+
+@pytest.mark.parametrize("mode", ["exact", "previous_step"])
+def test_perturbed_attention_guidance_on_the_base_guides_every_stream(mode):
+    single = perturbed(2.0)
+    expected, _ = layered(single, prior_mode=mode)
+    found, record = layered((single[0], pairs.merged()[1]), prior_mode=mode)
+    assert len(record.maps) == runs.STEPS
+    assert all(close(a, b) for a, b in zip(found, expected))
+    assert not close(found[0], layered(models(), prior_mode=mode)[0][0], 1e-2)
