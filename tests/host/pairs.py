@@ -8,10 +8,12 @@ import runs
 import tiny
 from comfy.model_patcher import ModelPatcher
 
+OTHER = 3  # seed of the second checkpoint
 
-def fresh_pair(seed: int = 3, **kwargs) -> tuple[ModelPatcher, ModelPatcher]:
+
+def fresh_pair() -> tuple[ModelPatcher, ModelPatcher]:
     """(base, foreground): foreground weights on another checkpoint than the base's."""
-    other = tiny.tiny_sdxl(seed=seed, **kwargs)
+    other = tiny.tiny_sdxl(seed=OTHER)
     return runs.models()[0], tiny.with_foreground(other, tiny.foreground_file(other))
 
 

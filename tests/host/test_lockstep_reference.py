@@ -18,9 +18,9 @@ from test_engine_reference import CONFIG, MODES, compare, unet_weights
 @lru_cache(maxsize=1)
 def unets():
     """(eps, eps_FG) of `pairs.unlike`: two networks with nothing in common."""
-    base, foreground = pairs.unlike()
+    base, other = tiny.tiny_sdxl(), tiny.tiny_sdxl(seed=pairs.OTHER)  # as loaded: sampling merges patches into weights
     eps, _ = reference.build_unets(unet_weights(base), tiny.foreground_file(base), CONFIG)
-    _, eps_fg = reference.build_unets(unet_weights(foreground), tiny.foreground_file(foreground), CONFIG)
+    _, eps_fg = reference.build_unets(unet_weights(other), tiny.foreground_file(other), CONFIG)
     return eps, eps_fg
 
 
