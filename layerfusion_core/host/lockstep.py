@@ -175,6 +175,12 @@ def check_pair(base: ModelPatcher, foreground: ModelPatcher) -> None:
                 f"base_model and foreground_model differ in their {what} ({one} and {other}): two checkpoints can work "
                 "on one picture only if it is the same for both"
             )
+    after = base.model_options.get("sampler_post_cfg_function", [])
+    if any(getattr(function, "__module__", "").endswith("nodes_sag") for function in after):
+        raise ValueError(
+            "Self-Attention Guidance is on base_model, and foreground_model is another checkpoint: it needs one network "
+            "that sees all layers. Use Perturbed-Attention Guidance, or one checkpoint for both"
+        )
     if base.additional_models.get("multigpu"):
         raise ValueError(
             "base_model is spread over several GPUs, and foreground_model is another checkpoint: use one GPU, or one "

@@ -7,6 +7,9 @@ import pytest
 import runs
 import tiny
 from runs import close, layered, models, prompts, stock
+from test_compat_control import controlled
+from test_compat_models import extra
+from test_compat_patches import limited, with_image
 from test_engine_guests import GUESTS, patched, perturbed, user_lora
 
 OWN = [guest for guest in GUESTS if guest != "post cfg"]
@@ -86,3 +89,37 @@ def test_perturbed_attention_guidance_on_the_base_guides_every_stream(mode):
     assert len(record.maps) == runs.STEPS
     assert all(close(a, b) for a, b in zip(found, expected))
     assert not close(found[0], layered(models(), prior_mode=mode)[0][0], 1e-2)
+
+
+@pytest.mark.parametrize("name", ["RescaleCFG", "PerturbedAttentionGuidance"])
+def test_guidance_on_the_foreground_model_alone_is_refused(name):
+    module = {"RescaleCFG": "model_advanced", "PerturbedAttentionGuidance": "pag"}[name]
+    base, foreground = pairs.unlike()
+    foreground = extra(module, name, foreground, 0.7)
+    with pytest.raises(ValueError, match="foreground_model carries sampler_.*put the node that adds it on base_model"):
+        layered((base, foreground))
+
+
+def test_self_attention_guidance_is_refused():
+    """It keeps the attention of the rows of one network, and here there are two."""
+    with pytest.raises(ValueError, match="Self-Attention Guidance is on base_model"):
+        layered((extra("sag", "SelfAttentionGuidance", models()[0], 0.5, 2.0), pairs.unlike()[1]))
+
+
+def test_limited_patch_on_either_model():
+    """What Limit Patches to Layers makes knows whose rows it gets, also where a model has only its own."""
+    base, foreground = pairs.unlike()
+    limited_base = limited(base, with_image(base, 1), "background")
+    limited_foreground = limited(foreground, with_image(foreground, 2), "foreground")
+    layers, _ = layered((limited_base, limited_foreground), strength=0.0, steps=2)
+    for layer, model, prompt in zip(layers, (with_image(foreground, 2), base, with_image(base, 1)), prompts()):
+        assert close(layer, stock(model, prompt, steps=2))
+
+
+@pytest.mark.parametrize("stream", [0, 2], ids=["foreground", "background"])
+def test_control_on_one_stream_equals_the_single_pass(stream):
+    streams, negative = controlled("controlnet", stream)
+    for mode in ("exact", "previous_step"):
+        expected, _ = layered(streams=streams, negative=negative, prior_mode=mode, steps=2)
+        found, _ = layered(pairs.merged(), streams=streams, negative=negative, prior_mode=mode, steps=2)
+        assert all(close(a, b) for a, b in zip(found, expected))
