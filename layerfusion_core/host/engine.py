@@ -41,7 +41,7 @@ def transformer_blocks(model: ModelPatcher) -> list[Block]:
     found: list[Block] = []
     for side, modules in (
         ("input", unet.input_blocks),
-        ("middle", [unet.middle_block]),
+        ("middle", [unet.middle_block or ()]),  # KOALA 700M has none
         ("output", unet.output_blocks),
     ):
         for number, block in enumerate(modules):
