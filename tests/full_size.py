@@ -4,9 +4,10 @@
 
 Writes a full-shape SDXL UNet (fp16, random numbers, 5.1 GB) and the weight files asked for (0.7 to 3.6 GB each; attn
 when none is named) into a temporary folder (or DIR, where they are kept and reused), then for each file, in a process
-of its own: loads the UNet with the host's loader in fp16 on the CPU, reads the weights, binds them, and with --merge
-also merges them as the stock KSampler would. Prints seconds and memory: `own` is what the process allocated, `mapped`
-what it shows of the files (the system may drop that at any time).
+of its own: loads the UNet with the host's loader in fp16 on the CPU, reads the weights, binds them, makes the
+LayerFusion KSampler's difference of them, does it all again at another strength, and with --merge also merges them as
+the stock KSampler would. Prints seconds and memory: `own` is what the process allocated, `mapped` what it shows of the
+files (the system may drop that at any time).
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ def measure(unet: Path, weights: Path, merge: bool) -> None:
     import comfy.sd
     import torch
 
+    from layerfusion_pack.layerfusion_core.host.delta import foreground_delta
     from layerfusion_pack.layerfusion_core.host.foreground import apply_foreground, load_foreground_weights
 
     memory = Memory()
@@ -149,10 +151,12 @@ def measure(unet: Path, weights: Path, merge: bool) -> None:
         read = stage("read the weights", lambda: load_foreground_weights(str(weights)))
         foreground = stage("bind them", lambda: apply_foreground(model, read))
         print(f"  {len(foreground.patches)} entries bound, none left over ({read.packaging.value})")
-        again = stage("read and bind again", lambda: apply_foreground(model, load_foreground_weights(str(weights))))
+        stage("make the difference", lambda: foreground_delta(model, foreground))
+        weaker = stage("again, strength 0.5", lambda: apply_foreground(model, load_foreground_weights(str(weights)), 0.5))
+        stage("its difference", lambda: foreground_delta(model, weaker))
         if merge:
-            stage("merge (stock KSampler)", lambda: again.patch_model(device_to=torch.device("cpu")))
-            stage("take back", lambda: again.unpatch_model(device_to=torch.device("cpu")))
+            stage("merge (stock KSampler)", lambda: weaker.patch_model(device_to=torch.device("cpu")))
+            stage("take back", lambda: weaker.unpatch_model(device_to=torch.device("cpu")))
 
 
 def main() -> None:

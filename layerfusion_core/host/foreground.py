@@ -7,6 +7,7 @@ patch tuples ("lora", [...]) are no longer understood by hosts since April 2025 
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -61,9 +62,15 @@ def file_identity(path: str | None) -> str:
 def load_foreground_weights(path: str) -> ForegroundWeights:
     """Read a foreground weight file, refusing wrong content from its header before any tensor is loaded.
 
-    The tensors stay backed by the file (the host's loader maps it), so no second copy is made. ValueError as
-    `read_header`, `recognise` and `parse`, and for values that are not finite. Progress is shown after one second.
+    The tensors stay backed by the file (the host's loader maps it), so no second copy is made, and the last files are
+    remembered: another strength does not read them again, a replaced file is. ValueError as `read_header`, `recognise`
+    and `parse`, and for values that are not finite. Progress is shown after one second.
     """
+    return _read_file(path, file_identity(path))
+
+
+@functools.lru_cache(maxsize=2)
+def _read_file(path: str, identity: str) -> ForegroundWeights:
     name = os.path.basename(path)
     header = read_header(path)
     recognise({key: info.shape for key, info in header.items()}, name)

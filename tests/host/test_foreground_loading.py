@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 
 import comfy.sample
@@ -230,6 +231,7 @@ def test_not_finite(file, tmp_path, dtype, value):
     load_foreground_weights(path)
     bad = clean[f"{NAME}::lora::0"].to(torch.float32, copy=True)
     bad[-1, -1] = float(value)
+    path = str(tmp_path / "y.safetensors")
     save_file({**clean, f"{NAME}::lora::0": bad.to(dtype)}, path)
     if dtype is torch.float8_e4m3fn and "inf" in value:
         return  # this type has no infinity
@@ -268,6 +270,19 @@ def test_identity_follows_the_content(tmp_path):
     assert file_identity(None) == file_identity(str(tmp_path / "none")) == "missing"
 
 
+def test_a_file_is_read_once_whatever_the_strength(file, tmp_path, monkeypatch):
+    path = str(tmp_path / "x.safetensors")
+    save_file(file, path)
+    reads, load = [], comfy.utils.load_torch_file
+    monkeypatch.setattr(comfy.utils, "load_torch_file", lambda *args, **more: reads.append(1) or load(*args, **more))
+    first = load_foreground_weights(path)
+    assert load_foreground_weights(path) is first and len(reads) == 1
+    save_file({key: tensor * 2 for key, tensor in file.items()}, path)
+    os.utime(path, (1, 1))  # within one tick of the clock the time of change may stay
+    assert torch.equal(load_foreground_weights(path).entries[NAME].up, file[f"{NAME}::lora::0"] * 2)
+    assert len(reads) == 2
+
+
 def test_progress_only_when_it_takes_long(file, tmp_path, monkeypatch):
     from layerfusion_pack.layerfusion_core.host import foreground
 
@@ -285,6 +300,7 @@ def test_progress_only_when_it_takes_long(file, tmp_path, monkeypatch):
     save_file(file, path)
     load_foreground_weights(path)
     assert reports == []
+    os.utime(path, (1, 1))  # to be read again
     clock = iter(range(10_000))
     monkeypatch.setattr(foreground, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
     load_foreground_weights(path)
