@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import comfy.lora
 import pytest
 import runs
 import tiny
@@ -22,25 +21,6 @@ def test_foreground_model_without_weights():
 
 
 FEED_FORWARD = "diffusion_model.middle_block.1.transformer_blocks.0.ff.net.2"
-PLAIN_LORA = {"lora_up.weight": (128, 2), "lora_down.weight": (2, 512)}
-
-
-@pytest.mark.parametrize(
-    ("shapes", "kind"),
-    [
-        ({**PLAIN_LORA, "dora_scale": (128, 1)}, "DoRA"),
-        ({"hada_w1_a": (128, 2), "hada_w1_b": (2, 512), "hada_w2_a": (128, 2), "hada_w2_b": (2, 512)}, "loha"),
-        ({"lokr_w1": (16, 16), "lokr_w2": (8, 32)}, "lokr"),
-    ],
-    ids=["DoRA", "LoHa", "LoKr"],
-)
-def test_lora_kind_that_cannot_act_on_rows(shapes, kind):
-    base, foreground = models()
-    file = {f"{FEED_FORWARD}.{name}": torch.ones(shape) for name, shape in shapes.items()}
-    patches = comfy.lora.load_lora(file, {FEED_FORWARD: f"{FEED_FORWARD}.weight"})
-    foreground = foreground.clone()
-    assert foreground.add_patches(patches)
-    refuse(f"patch of type {kind} on {FEED_FORWARD}.weight.*only plain LoRAs and full differences", pair=(base, foreground))
 
 
 def with_patch(key: str, patch) -> tuple:

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from comfy_api.torch_helpers.torch_compile import set_torch_compile_wrapper
+from compat import streams_equal_stock
 from runs import close, empty_latent, layered, models, prompts, stock
 
 BLOCK = "diffusion_model.output_blocks.2"
@@ -31,14 +32,6 @@ PLACES = {  # one weight of every kind of module in the UNet, by what its key ho
 }
 
 
-def separate_runs(base, foreground, **options):
-    """At blending strength 0 the streams are the stock runs of the merged foreground model and of the base."""
-    layers, _ = layered((base, foreground), strength=0.0, **options)
-    shared = {key: value for key, value in options.items() if key in ("latent", "cfg", "sampler", "seed", "steps")}
-    for model, prompt, layer in zip((foreground, base, base), prompts(), layers):
-        assert close(layer, stock(model, prompt, **shared))
-
-
 def conv_model(base, strength=1.0):
     """The base with weights in the conv packaging's shape."""
     return tiny.with_deltas(base, tiny.deltas(base, tiny.in_conv_file), strength)
@@ -51,23 +44,17 @@ def test_every_kind_of_module(place):
     assert differences
     foreground = tiny.with_deltas(base, differences)
     assert not close(stock(foreground, prompts()[0], steps=2), stock(base, prompts()[0], steps=2), 1e-3)
-    separate_runs(base, foreground, steps=2)
-
-
-@pytest.mark.parametrize("strength", [1.0, 0.35])
-def test_conv_packaging(strength):
-    base, _ = models()
-    separate_runs(base, conv_model(base, strength))
+    streams_equal_stock((base, foreground))
 
 
 def test_whole_unet():
     base, _ = models()
-    separate_runs(base, tiny.with_deltas(base, tiny.deltas(base, scale=0.1)))
+    streams_equal_stock((base, tiny.with_deltas(base, tiny.deltas(base, scale=0.1))))
 
 
 def test_conv_and_attention_together():
     base, foreground = models()
-    separate_runs(base, tiny.with_deltas(foreground, tiny.deltas(base, tiny.in_conv_file), 0.5))
+    streams_equal_stock((base, tiny.with_deltas(foreground, tiny.deltas(base, tiny.in_conv_file), 0.5)))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +62,7 @@ def test_conv_and_attention_together():
 )
 def test_batches_odd_sizes_and_samplers(options):
     base, _ = models()
-    separate_runs(base, conv_model(base), **options)
+    streams_equal_stock((base, conv_model(base)), **options)
 
 
 def test_cond_and_uncond_apart_equal_together(monkeypatch):
@@ -89,7 +76,7 @@ def test_cond_and_uncond_apart_equal_together(monkeypatch):
 def test_difference_of_the_base_model():
     """The base carries a patch that the foreground lacks: its term is taken off the foreground's rows."""
     base, foreground = models()
-    separate_runs(conv_model(base, 0.4), foreground)
+    streams_equal_stock((conv_model(base, 0.4), foreground))
 
 
 def kohya_lora(base, mid: bool = False) -> dict[str, torch.Tensor]:
@@ -119,7 +106,7 @@ def test_users_lora_outside_attention_on_the_foreground_only(mid):
     foreground = foreground.clone()
     assert len(foreground.add_patches(patches, 0.8)) == len(patches)
     assert not close(stock(foreground, prompts()[0]), stock(models()[1], prompts()[0]), 1e-2)
-    separate_runs(base, foreground)
+    streams_equal_stock((base, foreground))
 
 
 def test_nothing_is_left_on_the_models():

@@ -109,21 +109,10 @@ def test_diffusers_deltas_equal_layerdiffuse(model, pairs, diffusers_name):
         torch.testing.assert_close(value, expected[key], atol=1e-5, rtol=1e-5)
 
 
-def conv_deltas(model) -> dict[str, torch.Tensor]:
-    """A full delta of everything that the conv weights change: all but to_q, to_k, to_v, time_embed and label_emb."""
-    generator = torch.Generator().manual_seed(7)
-    outside = re.compile(r"\.to_[qkv]\.|\.time_embed\.|\.label_emb\.")
-    return {
-        key: 0.1 * torch.randn(value.shape, generator=generator)
-        for key, value in model.model.state_dict().items()
-        if key.startswith("diffusion_model.") and not outside.search(key)
-    }
-
-
 @pytest.mark.parametrize("grammar", [Packaging.LAYERDIFFUSE, Packaging.DIFFUSERS])
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_conv_weights(model, diffusers_name, grammar, strength):
-    deltas = conv_deltas(model)
+    deltas = tiny.deltas(model, tiny.in_conv_file)
     assert any(v.ndim == 4 for v in deltas.values()) and any(v.ndim == 1 for v in deltas.values())
     ours = grammar is Packaging.LAYERDIFFUSE
     file = {f"{key}::diff::0" if ours else diffusers_name[key]: value for key, value in deltas.items()}
@@ -141,7 +130,7 @@ def test_full_size_layout_binds_all_560_weights():
     file = tiny.foreground_file(model, rank=1)
     assert len(file) == 1120
     assert len(apply_foreground(model, parse(file)).patches) == 560
-    assert len(conv_deltas(model)) == 1252
+    assert len(tiny.deltas(model, tiny.in_conv_file)) == 1252
 
 
 def test_text_encoder_parts_are_refused(model, pairs, diffusers_name):
@@ -161,7 +150,7 @@ def test_sd15_lora_is_refused_with_its_family(model):
 
 
 def test_wrong_delta_shapes_are_refused(model, diffusers_name):
-    deltas = conv_deltas(model)
+    deltas = tiny.deltas(model, tiny.in_conv_file)
     key = "diffusion_model.out.0.weight"
     deltas[key] = torch.randn(len(deltas[key]) + 1)
     with pytest.raises(ValueError, match=rf"only {len(deltas) - 1} of {len(deltas)} .*{key} \(shape"):
