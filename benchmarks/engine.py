@@ -1,15 +1,18 @@
 """Seconds per step of LayerFusion beside the stock sampler on a batch of three, in one process, side by side.
 
     python benchmarks/engine.py --host DIR [--shape demo|sdxl] [--size PIXELS] [--steps N] [--repeats N] [--dtype fp16]
+                                [--two-checkpoints]
 
 `python dev.py bench` finds the host and the environment. The stock run denoises three rows with the base model, which
 is the least that three pictures can cost. Every repeat runs all settings in turn, so that ratios hold when the
 machine's speed drifts; medians are printed. `sdxl` is SDXL's shape with random weights and rank-256 foreground weights.
+With --two-checkpoints the same foreground model is also run as a checkpoint of its own, in lock step with the base.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import resource
 import statistics
@@ -28,8 +31,8 @@ SDXL_UNET = dict(
     num_classes="sequential", adm_in_channels=2816, use_spatial_transformer=True, legacy=False,
     use_temporal_attention=False, use_temporal_resblock=False,
 )  # fmt: skip
+STOCK = "stock, batch of 3"
 SETTINGS = {
-    "stock, batch of 3": None,
     "strength 0": {"strength": 0.0},
     "previous_step": {"prior_mode": "previous_step"},
     "exact": {"prior_mode": "exact"},
@@ -74,6 +77,16 @@ def sdxl_shape(dtype):
     return base, foreground
 
 
+def second_checkpoint(base, foreground):
+    """The foreground MODEL with weights of its own: a copy of the base's, and the foreground's patches on it."""
+    network = copy.deepcopy(base.model)
+    model = type(base)(network, load_device=base.load_device, offload_device=base.offload_device)
+    for key, entries in foreground.patches.items():
+        for strength, patch, *_ in entries:
+            model.add_patches({key: patch}, strength)
+    return model
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", type=Path, required=True)
@@ -82,6 +95,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
+    parser.add_argument("--two-checkpoints", action="store_true")
     options = parser.parse_args()
     start_host(options.host)
     register_pack()
@@ -100,6 +114,11 @@ def main() -> int:
         base, foreground, size = demo.base, demo.foreground, options.size or 128
     else:
         (base, foreground), size = sdxl_shape(dtype), options.size or 1024
+    runs: dict[str, tuple | None] = {STOCK: None}
+    runs.update({name: (foreground, choice) for name, choice in SETTINGS.items()})
+    if options.two_checkpoints:
+        other = second_checkpoint(base, foreground)
+        runs.update({f"two, {name}": (other, choice) for name, choice in SETTINGS.items()})
     width, pooled = base.model.model_config.unet_config["context_dim"], base.model.adm_channels - 1536
     prompts = [
         [[text, {"pooled_output": torch.zeros(1, pooled), "layerfusion_eos": [9]}]]
@@ -107,9 +126,9 @@ def main() -> int:
     ]
     latent = torch.zeros(1, 4, size // 8, size // 8)
 
-    def run(choice: dict | None) -> float:
+    def run(chosen: tuple | None) -> float:
         start = time.perf_counter()
-        if choice is None:
+        if chosen is None:
             three = latent.repeat(3, 1, 1, 1)
             noise = comfy.sample.prepare_noise(three, 1)
             found = [
@@ -128,30 +147,31 @@ def main() -> int:
                 )
             ]
         else:
+            model, choice = chosen
             layers, _ = sample_layers(
-                base, foreground, prompts[:3], prompts[3], {"samples": latent}, 1, options.steps, 7.0, "euler", "normal", 1.0,
+                base, model, prompts[:3], prompts[3], {"samples": latent}, 1, options.steps, 7.0, "euler", "normal", 1.0,
                 LayerFusionOptions(**choice),
             )  # fmt: skip
             found = [layer["samples"] for layer in layers]
         seconds = time.perf_counter() - start
         if not all(torch.isfinite(x).all() for x in found):
-            sys.exit(f"{choice}: the result is not finite")
+            sys.exit(f"{chosen}: the result is not finite")
         return seconds / options.steps
 
-    times: dict[str, list[float]] = {name: [] for name in SETTINGS}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     with torch.inference_mode():
         for repeat in range(options.repeats + 1):
-            for name, choice in SETTINGS.items():
-                seconds = run(choice)
+            for name, chosen in runs.items():
+                seconds = run(chosen)
                 if repeat or options.repeats == 0:  # the first round warms up
                     times[name].append(seconds)
-    stock = times["stock, batch of 3"]
+    stock = times[STOCK]
     sys.stdout.write(
         f"{options.shape}, {size} x {size}, {options.dtype}, {torch.get_num_threads()} threads, {base.load_device}\n"
     )
     for name, seconds in times.items():
         ratio = statistics.median(a / b for a, b in zip(seconds, stock))
-        sys.stdout.write(f"{name:20s} {statistics.median(seconds):8.3f} s a step   {ratio:5.2f} x stock\n")
+        sys.stdout.write(f"{name:22s} {statistics.median(seconds):8.3f} s a step   {ratio:5.2f} x stock\n")
     if torch.cuda.is_available():
         sys.stdout.write(f"peak GPU memory {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB\n")
     sys.stdout.write(f"peak process memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB\n")

@@ -24,6 +24,9 @@ def add_to(commands) -> None:
     parser.add_argument("--steps", type=int, metavar="N")
     parser.add_argument("--repeats", type=int, metavar="N", help="counted rounds after a warm-up; 0: one cold round")
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"])
+    parser.add_argument(
+        "--two-checkpoints", action="store_true", help="time lock step, too: the foreground as a checkpoint of its own"
+    )
 
 
 def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
@@ -34,6 +37,8 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
     for name in ("shape", "size", "steps", "repeats", "dtype"):
         if getattr(options, name) is not None:
             command += [f"--{name}", str(getattr(options, name))]
+    if options.two_checkpoints:
+        command.append("--two-checkpoints")
     default = (
         {} if options.shape == "sdxl" else {"OMP_NUM_THREADS": "1"}
     )  # threads cost tiny models more than they give

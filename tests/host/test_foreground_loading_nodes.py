@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 import nodes as host_nodes
 from layerfusion_pack.layerfusion_core.host import folders
-from layerfusion_pack.nodes import loading
+from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
+from layerfusion_pack.nodes import conditioning, loading, sampling
 
 WEIGHTS = "layer_xl_transparent_attn.safetensors"
 PAGE = "https://huggingface.co/LayerDiffusion/layerdiffusion-v1"
@@ -43,10 +44,10 @@ def checkpoint(models):
     return models
 
 
-def sample(model):
+def sample(model, positive=None, negative=None):
     latent = torch.zeros(1, 4, 8, 8)
     noise = comfy.sample.prepare_noise(latent, 3)
-    positive, negative = tiny.conditioning(1), tiny.conditioning(2)
+    positive, negative = positive or tiny.conditioning(1), negative or tiny.conditioning(2)
     return comfy.sample.sample(
         model, noise, 2, 4.0, "euler", "normal", positive, negative, latent, disable_pbar=True, seed=3
     )
@@ -122,6 +123,25 @@ def test_another_foreground_checkpoint(checkpoint):
     assert len(foreground.patches) == len(tiny.attention_weights(base))
     same, again, *_ = Load.execute("tiny.safetensors", WEIGHTS, "tiny.safetensors").args
     assert again.is_clone(same)  # the same file by name is not loaded twice
+
+
+def test_two_checkpoints_from_file_to_layers(checkpoint):
+    """The nodes of a graph with another foreground_checkpoint: without blending, each layer is its model's stock run."""
+    tiny_checkpoint.write_checkpoint(checkpoint / "checkpoints" / "other.safetensors", seed=5, clip=False)
+    base, foreground, clip, _ = Load.execute("tiny.safetensors", WEIGHTS, "other.safetensors").args
+    texts = conditioning.LayerFusionTextEncode.execute(clip, "a red circle", "blue stripes", "", "blurry").args
+    given = dict(zip(("foreground", "background", "blended", "negative"), texts))
+    for strength in (0.0, 1.0):
+        layers = sampling.LayerFusionKSampler.execute(
+            base, foreground, **given, latent_image={"samples": torch.zeros(1, 4, 8, 8)}, seed=3, steps=2, cfg=4.0,
+            sampler_name="euler", scheduler="normal", denoise=1.0, options=LayerFusionOptions(strength=strength),
+        ).args  # fmt: skip
+        stock = [
+            sample(model, given[name], given["negative"])
+            for model, name in ((foreground, "foreground"), (base, "background"), (base, "blended"))
+        ]
+        same = [(layer["samples"] - run).abs().max() < 1e-4 * run.std() for layer, run in zip(layers, stock)]
+        assert same == [strength == 0.0] * 3
 
 
 def test_checkpoint_without_text_encoders(checkpoint):
