@@ -7,7 +7,7 @@ import logging
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from .engine import TextColumns
+from .run import TextColumns
 
 log = logging.getLogger(__name__)
 

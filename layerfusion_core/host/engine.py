@@ -8,7 +8,7 @@ is left on the model when a run ends or is interrupted: patches are made for eac
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import comfy.patcher_extension
 import torch
@@ -16,141 +16,20 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
 
 from ..blending import blend
-from ..masks import Masks
-from ..options import LayerFusionOptions, PriorMode
-from ..prior_maps import Block, Grid, PriorCollector, PriorMaps, PriorRecord
+from ..prior_maps import Block, Grid
 from ..priors import content_confidence, structure_scores
-from ..streams import StreamLayout, interleave
-from .delta import ForegroundDelta
+from ..streams import interleave
 from .row_terms import add_terms, terms_on_modules, uncompiled
+from .run import BlendRun
 
 KEY = "layerfusion"  # of our entries in transformer_options and of our wrapper
 PRIOR_PASS = "layerfusion_prior_pass"
 PART = "layerfusion_part"  # in transformer_options: the `Part` of a lock-step forward
-PIXELS = 8  # per latent cell
 SITES = ("attn1", "attn2")  # self-attention, cross-attention
 
 
 class _PriorsComplete(Exception):
     """Ends a prior pass after the last block's cross-attention: nothing behind it is needed."""
-
-
-def transformer_blocks(model: ModelPatcher) -> list[Block]:
-    """The UNet's transformer blocks in execution order, from its module tree."""
-    unet = model.model.diffusion_model
-    found: list[Block] = []
-    for side, modules in (
-        ("input", unet.input_blocks),
-        ("middle", [unet.middle_block or ()]),  # KOALA 700M has none
-        ("output", unet.output_blocks),
-    ):
-        for number, block in enumerate(modules):
-            for layer in block:
-                found += [(side, number, i) for i in range(len(getattr(layer, "transformer_blocks", [])))]
-    if not found:
-        raise ValueError("the model has no transformer blocks with attention: LayerFusion needs an SDXL model")
-    return found
-
-
-@dataclass(frozen=True)
-class TextColumns:
-    """Which columns of one foreground's prompt make the content confidence: `columns` (C,) long, of the first `tokens`."""
-
-    columns: torch.Tensor
-    tokens: int
-
-
-@dataclass
-class BlendRun:
-    """One sampling run: settings, the foreground's delta, and the masks of the evaluation under way."""
-
-    layout: StreamLayout
-    options: LayerFusionOptions
-    blocks: list[Block]
-    delta: ForegroundDelta | None = None
-    text: dict[object, list[TextColumns]] = field(default_factory=dict)  # K each, by uuid of the conditioning entry
-    sigma_start: float = float("inf")
-    sigma_end: float = 0.0
-    maps: PriorMaps | None = None
-    record: PriorRecord | None = None
-    active: bool = False
-    _masks: dict[Block, Masks] = field(default_factory=dict)
-    _patches: dict = field(default_factory=dict)
-    _collector: PriorCollector | None = None
-    _collected: set[object] = field(default_factory=set)
-
-    @property
-    def last(self) -> Block:
-        """The block of the last self-attention, whose map is the structure prior."""
-        return self.blocks[-1]
-
-    def start(self, latent_shape: torch.Size) -> None:
-        """Start a run on latents (rows, 4, h, w) with an empty record."""
-        size = (latent_shape[-2] * PIXELS, latent_shape[-1] * PIXELS)
-        self.record = PriorRecord(self.options.hardness, self.layout.foregrounds, size, self.last)
-
-    def begin_evaluation(self, sigma: float) -> bool:
-        """Start one model evaluation; returns whether it needs a prior pass first."""
-        self.active = self.options.blends and self.sigma_end < sigma <= self.sigma_start
-        previous = self.options.prior_mode is PriorMode.PREVIOUS_STEP
-        self._collected = set()
-        self._collector = PriorCollector(self.last) if self.active and previous else None
-        return self.active and (self.maps is None or not previous)
-
-    def begin_prior_pass(self) -> None:
-        """Collect from the prior pass that follows; what the blended pass will collect starts afresh after it."""
-        self._collector = PriorCollector(self.last)
-
-    def end_prior_pass(self) -> None:
-        """Take the maps of the prior pass as this evaluation's."""
-        collector = self._collector
-        self._collector = PriorCollector(self.last) if self.options.prior_mode is PriorMode.PREVIOUS_STEP else None
-        self._collected = set()
-        self._use(collector.finish())
-
-    def begin_blended_pass(self, sigma: float) -> None:
-        """Note in the record which maps this evaluation blends with."""
-        if self.active and self.maps is not None:
-            self.record.add(sigma, self.maps)
-
-    def end_evaluation(self) -> None:
-        """Hand the maps collected in the blended pass on to the next evaluation (previous_step)."""
-        if self._collector is not None:
-            self._use(self._collector.finish() or self.maps)
-            self._collector = None
-
-    def release(self) -> None:
-        """Drop every tensor and patch of the run; called when it ends, however it ends."""
-        self.maps, self._collector, self._masks, self.text, self._patches = None, None, {}, {}, {}
-
-    def attention_patch(self, block: Block, site: str, foreign: Callable | None) -> Callable:
-        """The replace patch of one attention, chained to `foreign`; the same object for every step."""
-        key = (block, site, foreign)
-        if key not in self._patches:
-            self._patches[key] = _attention_patch(block, site, foreign)
-        return self._patches[key]
-
-    def site_patches(self, site: str) -> tuple[Callable, Callable, Callable]:
-        """(first output patch, last output patch, input patch) of a site; the same objects for every step."""
-        if site not in self._patches:
-            self._patches[site] = _delta_output_patch(site), _blend_patch(site), _input_patch()
-        return self._patches[site]
-
-    def _use(self, maps: PriorMaps | None) -> None:
-        self.maps, self._masks = maps, {}
-
-    def masks(self, block: Block) -> Masks:
-        """The masks of a block for N samples, made once per evaluation."""
-        if block not in self._masks:
-            self._masks[block] = self.maps.masks(block, self.options.hardness, self.layout.foregrounds)
-        return self._masks[block]
-
-    def collect_from(self, uuid: object) -> PriorCollector | None:
-        """The collector, if the positive chunk `uuid` is to be collected; a chunk run again by other nodes is not."""
-        if self._collector is None or uuid in self._collected:
-            return None
-        self._collected.add(uuid)
-        return self._collector
 
 
 @dataclass(frozen=True)
@@ -344,17 +223,21 @@ def _with_patches(run: BlendRun, options: dict) -> dict:
     """
     patches, replace = dict(options.get("patches", {})), dict(options.get("patches_replace", {}))
     for site in SITES:
-        first, last, inputs = run.site_patches(site)
+        first, last, inputs = run.patch(site, lambda s=site: (_delta_output_patch(s), _blend_patch(s), _input_patch()))
         outputs = patches.get(f"{site}_output_patch", [])
         patches[f"{site}_patch"] = [*patches.get(f"{site}_patch", []), inputs]
         # First, so that other patches see the foreground's whole attention, as they would with merged weights.
         patches[f"{site}_output_patch"] = [first, *outputs, last]
         foreign = replace.get(site, {})
-        ours = {
-            block: run.attention_patch(block, site, foreign.get(block, foreign.get(block[:2]))) for block in run.blocks
-        }
+        ours = {block: _own_patch(run, block, site, foreign) for block in run.blocks}
         replace[site] = {**foreign, **ours}
     return {**options, "patches": patches, "patches_replace": replace}
+
+
+def _own_patch(run: BlendRun, block: Block, site: str, foreign: dict) -> Callable:
+    """The replace patch of one attention, chained to the `foreign` one that the host would have called."""
+    other = foreign.get(block, foreign.get(block[:2]))
+    return run.patch((block, site, other), lambda: _attention_patch(block, site, other))
 
 
 def _forward_wrapper(run: BlendRun):

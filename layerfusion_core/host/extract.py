@@ -10,9 +10,11 @@ from comfy.model_patcher import ModelPatcher
 from ..options import LayerFusionOptions
 from ..prior_maps import PriorRecord
 from ..streams import StreamLayout
+from .blocks import transformer_blocks
 from .conditioning import check_conditioning, text_columns
-from .engine import PRIOR_PASS, BlendRun, install, transformer_blocks
+from .engine import PRIOR_PASS, install
 from .families import require_sdxl
+from .run import BlendRun
 from .sampling import check_latent
 
 

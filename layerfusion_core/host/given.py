@@ -15,7 +15,7 @@ from comfy.samplers import KSAMPLER, CFGGuider
 
 from ..given import HELD, GivenLayer, GivenLayers, held, keep_map, release_sigmas
 from ..streams import StreamLayout
-from .engine import PIXELS
+from .run import PIXELS
 
 GIVEN_KEY = "layerfusion_given"  # of the GivenLayers in a LATENT
 MASK_FUNCTION = "denoise_mask_function"

@@ -9,12 +9,14 @@ from comfy.model_patcher import ModelPatcher
 from ..given import paste
 from ..options import LayerFusionOptions, NoiseMode
 from ..streams import StreamLayout
+from .blocks import transformer_blocks
 from .conditioning import check_conditioning, text_columns
 from .delta import foreground_delta
-from .engine import KEY, PRIOR_PASS, BlendRun, install, transformer_blocks
+from .engine import KEY, PRIOR_PASS, install
 from .families import require_sdxl
 from .given import holding, part_masks, same_noise
 from .lockstep import install_pair
+from .run import BlendRun
 from .stacking import StreamStack, stream_negatives
 from .step_noise import share_step_noise
 from .stream_patches import require_known_patches

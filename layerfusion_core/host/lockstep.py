@@ -22,8 +22,10 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP, merge_nested_dicts
 
 from ..handover import Walk
 from ..prior_maps import Block
-from .engine import KEY, PART, PRIOR_PASS, BlendRun, Part, install, transformer_blocks
+from .blocks import block_channels
+from .engine import KEY, PART, PRIOR_PASS, Part, install
 from .families import family_name
+from .run import BlendRun
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +153,7 @@ def install_pair(base: ModelPatcher, foreground: ModelPatcher, run: BlendRun) ->
 
 def check_pair(base: ModelPatcher, foreground: ModelPatcher) -> None:
     """ValueError unless two SDXL models with weights of their own can run in lock step."""
-    ours, theirs = (_widths(model) for model in (base, foreground))
+    ours, theirs = (block_channels(model) for model in (base, foreground))
     if ours != theirs:
         raise ValueError(
             f"base_model ({family_name(base)}, {len(ours)} attention blocks) and foreground_model "
@@ -186,18 +188,6 @@ def check_pair(base: ModelPatcher, foreground: ModelPatcher) -> None:
             "base_model is spread over several GPUs, and foreground_model is another checkpoint: use one GPU, or one "
             "checkpoint for both (foreground_checkpoint 'same as base')"
         )
-
-
-def _widths(model: ModelPatcher) -> dict[Block, int]:
-    """Channels of every transformer block, in order."""
-    unet = model.model.diffusion_model
-    sides = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}
-    widths = {}
-    for side, number, index in transformer_blocks(model):
-        stacks = [layer for layer in sides[side][number] if hasattr(layer, "transformer_blocks")]
-        attention = stacks[0].transformer_blocks[index].attn1
-        widths[side, number, index] = attention.heads * attention.dim_head
-    return widths
 
 
 def _apply(apply_model: Callable, wrapper: Callable | None, args: dict) -> torch.Tensor:

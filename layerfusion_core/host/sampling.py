@@ -12,10 +12,10 @@ from comfy.model_patcher import ModelPatcher
 from ..options import LayerFusionOptions, NoiseMode
 from ..prior_maps import PriorRecord
 from ..streams import StreamLayout
-from .engine import PIXELS
 from .given import GIVEN_KEY, given_layers, join_masks
 from .guider import LayerFusionGuider
 from .preview import strip_callback
+from .run import PIXELS
 
 
 def check_latent(model: ModelPatcher, latent: dict) -> torch.Tensor:

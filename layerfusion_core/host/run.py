@@ -1,0 +1,110 @@
+"""One sampling run: what the evaluations of the model hand on to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from ..masks import Masks
+from ..options import LayerFusionOptions, PriorMode
+from ..prior_maps import Block, PriorCollector, PriorMaps, PriorRecord
+from ..streams import StreamLayout
+from .delta import ForegroundDelta
+
+PIXELS = 8  # per latent cell
+
+
+@dataclass(frozen=True)
+class TextColumns:
+    """Which columns of one foreground's prompt make the content confidence: `columns` (C,) long, of the first `tokens`."""
+
+    columns: torch.Tensor
+    tokens: int
+
+
+@dataclass
+class BlendRun:
+    """One sampling run: settings, the foreground's delta, and the masks of the evaluation under way."""
+
+    layout: StreamLayout
+    options: LayerFusionOptions
+    blocks: list[Block]
+    delta: ForegroundDelta | None = None
+    text: dict[object, list[TextColumns]] = field(default_factory=dict)  # K each, by uuid of the conditioning entry
+    sigma_start: float = float("inf")
+    sigma_end: float = 0.0
+    maps: PriorMaps | None = None
+    record: PriorRecord | None = None
+    active: bool = False
+    _masks: dict[Block, Masks] = field(default_factory=dict)
+    _patches: dict = field(default_factory=dict)
+    _collector: PriorCollector | None = None
+    _collected: set[object] = field(default_factory=set)
+
+    @property
+    def last(self) -> Block:
+        """The block of the last self-attention, whose map is the structure prior."""
+        return self.blocks[-1]
+
+    def start(self, latent_shape: torch.Size) -> None:
+        """Start a run on latents (rows, 4, h, w) with an empty record."""
+        size = (latent_shape[-2] * PIXELS, latent_shape[-1] * PIXELS)
+        self.record = PriorRecord(self.options.hardness, self.layout.foregrounds, size, self.last)
+
+    def begin_evaluation(self, sigma: float) -> bool:
+        """Start one model evaluation; returns whether it needs a prior pass first."""
+        self.active = self.options.blends and self.sigma_end < sigma <= self.sigma_start
+        previous = self.options.prior_mode is PriorMode.PREVIOUS_STEP
+        self._collected = set()
+        self._collector = PriorCollector(self.last) if self.active and previous else None
+        return self.active and (self.maps is None or not previous)
+
+    def begin_prior_pass(self) -> None:
+        """Collect from the prior pass that follows; what the blended pass will collect starts afresh after it."""
+        self._collector = PriorCollector(self.last)
+
+    def end_prior_pass(self) -> None:
+        """Take the maps of the prior pass as this evaluation's."""
+        collector = self._collector
+        self._collector = PriorCollector(self.last) if self.options.prior_mode is PriorMode.PREVIOUS_STEP else None
+        self._collected = set()
+        self._use(collector.finish())
+
+    def begin_blended_pass(self, sigma: float) -> None:
+        """Note in the record which maps this evaluation blends with."""
+        if self.active and self.maps is not None:
+            self.record.add(sigma, self.maps)
+
+    def end_evaluation(self) -> None:
+        """Hand the maps collected in the blended pass on to the next evaluation (previous_step)."""
+        if self._collector is not None:
+            self._use(self._collector.finish() or self.maps)
+            self._collector = None
+
+    def release(self) -> None:
+        """Drop every tensor and patch of the run; called when it ends, however it ends."""
+        self.maps, self._collector, self._masks, self.text, self._patches = None, None, {}, {}, {}
+
+    def patch(self, key: object, make: Callable[[], object]) -> object:
+        """What `make` makes for `key`, the same object for every step: compiled code is made anew for new ones."""
+        if key not in self._patches:
+            self._patches[key] = make()
+        return self._patches[key]
+
+    def _use(self, maps: PriorMaps | None) -> None:
+        self.maps, self._masks = maps, {}
+
+    def masks(self, block: Block) -> Masks:
+        """The masks of a block for N samples, made once per evaluation."""
+        if block not in self._masks:
+            self._masks[block] = self.maps.masks(block, self.options.hardness, self.layout.foregrounds)
+        return self._masks[block]
+
+    def collect_from(self, uuid: object) -> PriorCollector | None:
+        """The collector, if the positive chunk `uuid` is to be collected; a chunk run again by other nodes is not."""
+        if self._collector is None or uuid in self._collected:
+            return None
+        self._collected.add(uuid)
+        return self._collector
