@@ -12,22 +12,20 @@ network of the same family loads through the same code.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .bands import Rows, activated, convolved, doubled, joined, rows_of
 
 LATENT_LEVEL = 3
 """The latent enters right before this down block, where the picture is 1/8 of its size."""
 
 LATENT_SCALE = 2**LATENT_LEVEL
 """Pixels per latent cell."""
-
-
-BAND_ROWS, UNBANDED_PIXELS = 64, 192 * 192
-"""Feature maps larger than this many pixels are convolved in bands of this many rows."""
 
 
 @dataclass(frozen=True)
@@ -62,21 +60,23 @@ class ResnetBlock(nn.Module):
     def __init__(self, ops, inputs: int, outputs: int, groups: int, **factory) -> None:
         super().__init__()
         self.norm1 = ops.GroupNorm(groups, inputs, eps=1e-5, **factory)
-        self.conv1 = ops.Conv2d(inputs, outputs, 3, padding=1, **factory)
+        self.conv1 = ops.Conv2d(inputs, outputs, 3, padding=(0, 1), **factory)
         self.norm2 = ops.GroupNorm(groups, outputs, eps=1e-5, **factory)
-        self.conv2 = ops.Conv2d(outputs, outputs, 3, padding=1, **factory)
+        self.conv2 = ops.Conv2d(outputs, outputs, 3, padding=(0, 1), **factory)
         self.conv_shortcut = ops.Conv2d(inputs, outputs, 1, **factory) if inputs != outputs else None
 
-    def forward(self, parts: list[Tensor]) -> Tensor:
-        """The block's output; `parts` are joined by channel. The list is emptied, so that they can be freed early."""
-        x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        parts.clear()
-        residual = x if self.conv_shortcut is None else _in_bands(self.conv_shortcut, x)
-        h = self.norm1(x)
-        del x
-        h = _in_bands(self.conv1, _silu(h))
-        h = _in_bands(self.conv2, _silu(self.norm2(h)))
-        return _add(h, residual)
+    def forward(self, x: Rows, out: Tensor | None = None) -> Tensor:
+        """The block's output; out: a part of `x` that it may be written into."""
+        h = rows_of(convolved(self.conv1, activated(self.norm1, x)).whole())
+        h = convolved(self.conv2, activated(self.norm2, h))
+
+        def read(top: int, bottom: int) -> Tensor:
+            residual = x.read(top, bottom)
+            if self.conv_shortcut is not None:
+                residual = self.conv_shortcut(residual)
+            return _add(h.read(top, bottom), residual)
+
+        return replace(h, read=read, widest=max(h.widest, x.widest)).whole(out)
 
 
 class AttentionBlock(nn.Module):
@@ -108,7 +108,7 @@ class Resample(nn.Module):
 
     def __init__(self, ops, channels: int, stride: int, **factory) -> None:
         super().__init__()
-        self.conv = ops.Conv2d(channels, channels, 3, stride=stride, padding=1, **factory)
+        self.conv = ops.Conv2d(channels, channels, 3, stride=stride, padding=(0, 1), **factory)
 
 
 class Level(nn.Module):
@@ -122,10 +122,10 @@ class Level(nn.Module):
                 [AttentionBlock(ops, o, cfg.groups, cfg.head_dim, **factory) for _, o in channels]
             )
 
-    def block(self, index: int, parts: list[Tensor]) -> Tensor:
-        """Residual block `index` over the joined `parts` (emptied), and the attention that follows it."""
-        x = self.resnets[index](parts)
-        return self.attentions[index](x) if hasattr(self, "attentions") else x
+    def block(self, index: int, x: Rows, out: Tensor | None = None) -> Tensor:
+        """Residual block `index`, and the attention that follows it; out: see ResnetBlock."""
+        h = self.resnets[index](x, out)
+        return self.attentions[index](h) if hasattr(self, "attentions") else h
 
 
 class MidBlock(nn.Module):
@@ -138,10 +138,10 @@ class MidBlock(nn.Module):
             self.attentions = nn.ModuleList([AttentionBlock(ops, channels, cfg.groups, cfg.head_dim, **factory)])
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.resnets[0]([x])
+        x = self.resnets[0](rows_of(x))
         if hasattr(self, "attentions"):
             x = self.attentions[0](x)
-        return self.resnets[1]([x])
+        return self.resnets[1](rows_of(x))
 
 
 class TransparentDecoder(nn.Module):
@@ -161,7 +161,7 @@ class TransparentDecoder(nn.Module):
         ops, factory = operations, {"dtype": dtype, "device": device}
         widths, layers, last = config.widths, config.layers_per_block, len(config.widths) - 1
 
-        self.conv_in = ops.Conv2d(config.in_channels, widths[0], 3, padding=1, **factory)
+        self.conv_in = ops.Conv2d(config.in_channels, widths[0], 3, padding=(0, 1), **factory)
         self.latent_conv_in = ops.Conv2d(config.latent_channels, widths[LATENT_LEVEL - 1], 1, **factory)
 
         self.down_blocks = nn.ModuleList()
@@ -190,7 +190,7 @@ class TransparentDecoder(nn.Module):
             self.up_blocks.append(level)
 
         self.conv_norm_out = ops.GroupNorm(config.groups, widths[0], eps=1e-5, **factory)
-        self.conv_out = ops.Conv2d(widths[0], config.out_channels, 3, padding=1, **factory)
+        self.conv_out = ops.Conv2d(widths[0], config.out_channels, 3, padding=(0, 1), **factory)
 
     def forward(self, pixels: Tensor, latent: Tensor) -> Tensor:
         """Alpha and straight colour of a foreground, not clipped.
@@ -198,53 +198,36 @@ class TransparentDecoder(nn.Module):
         pixels: (B, 3, H, W) in [0, 1], the foreground latent decoded by the ordinary VAE; H and W multiples of
         `config.multiple`. latent: (B, 4, H/8, W/8), VAE space, unscaled. Returns (B, 4, H, W): A, R, G, B.
         """
-        x = self.conv_in(pixels)
-        skips = [x]
+        entry = convolved(self.conv_in, rows_of(pixels))
+        first = self.down_blocks[0]
+        again = [entry.whole, lambda: first.block(0, entry)]  # the first two skips: large, and cheap to make again
+        x = entry.whole()
+        skips: list[Tensor] = []  # the others
         for i, level in enumerate(self.down_blocks):
             if i == LATENT_LEVEL:
                 x = x + self.latent_conv_in(latent)  # the skip saved just before stays without it
             for j in range(len(level.resnets)):
-                x = level.block(j, [x])
-                skips.append(x)
+                x = level.block(j, rows_of(x))
+                if (i, j) != (0, 0):
+                    skips.append(x)
             if hasattr(level, "downsamplers"):
-                x = level.downsamplers[0].conv(x)
+                x = convolved(level.downsamplers[0].conv, rows_of(x)).whole()
                 skips.append(x)
 
         x = self.mid_block(x)
 
-        for level in self.up_blocks:
+        rows = rows_of(x)
+        for i, level in zip(reversed(range(len(self.up_blocks))), self.up_blocks):
             for j in range(len(level.resnets)):
-                parts = [x, skips.pop()]
-                del x
-                x = level.block(j, parts)
-            if hasattr(level, "upsamplers"):
-                conv = level.upsamplers[0].conv
-                x = _in_bands(lambda rows, conv=conv: conv(F.interpolate(rows, scale_factor=2.0, mode="nearest")), x, 2)
-        return self.conv_out(_silu(self.conv_norm_out(x)))
-
-
-def _in_bands(layer: Callable[[Tensor], Tensor], x: Tensor, scale: int = 1) -> Tensor:
-    """`layer(x)`, in bands of rows where x is large, so that the working memory of convolutions stays small.
-
-    For layers whose output rows (`scale` per input row) see no further than the next input row, so nothing changes.
-    """
-    rows = x.shape[2]
-    if torch.is_grad_enabled() or rows * x.shape[3] <= UNBANDED_PIXELS:
-        return layer(x)
-    out = None
-    for top in range(0, rows, BAND_ROWS):
-        bottom = min(rows, top + BAND_ROWS)
-        above = min(top, 1)
-        band = layer(x[:, :, top - above : min(rows, bottom + 1)])
-        if out is None:
-            out = band.new_empty((band.shape[0], band.shape[1], rows * scale, band.shape[3]))
-        out[:, :, top * scale : bottom * scale] = band[:, :, above * scale : (above + bottom - top) * scale]
-    return out
-
-
-def _silu(x: Tensor) -> Tensor:
-    """SiLU, in place where nobody needs the input again (it is always a norm's fresh output)."""
-    return F.silu(x, inplace=not torch.is_grad_enabled())
+                skip = skips.pop() if skips else again.pop()()
+                out = skip if skip.shape[1] == self.config.widths[i] else None  # the result may take its place
+                x = level.block(j, joined(rows, rows_of(skip)), out)
+                rows = rows_of(x)
+            if i > 0:
+                rows = convolved(level.upsamplers[0].conv, doubled(x))
+                if i > 1 or torch.is_grad_enabled():  # the largest is made where it is read, three times
+                    rows = rows_of(rows.whole())
+        return convolved(self.conv_out, activated(self.conv_norm_out, rows)).whole()
 
 
 def _add(fresh: Tensor, x: Tensor) -> Tensor:
