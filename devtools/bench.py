@@ -1,4 +1,4 @@
-"""``dev.py bench``: the engine's time per step beside the stock sampler's, on this machine."""
+"""``dev.py bench``: the engine beside the stock sampler, or the alpha decoder beside diffusers' blocks, on this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from .console import Problem
 
 def add_to(commands) -> None:
     """Register the command with dev.py's argument parser."""
-    parser = commands.add_parser("bench", help="time the engine beside the stock sampler, as ratios")
+    parser = commands.add_parser("bench", help="time engine or alpha decoder beside the ordinary thing, as ratios")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=["engine", "decode"],
+        default="engine",
+        help="engine: a step beside the stock sampler; decode: the full-size alpha decoder beside diffusers' blocks, on "
+        "the CPU (size, repeats and ensemble count; default: %(default)s)",
+    )
     parser.add_argument(
         "--shape",
         choices=["demo", "sdxl"],
@@ -27,19 +35,23 @@ def add_to(commands) -> None:
     parser.add_argument(
         "--two-checkpoints", action="store_true", help="time lock step, too: the foreground as a checkpoint of its own"
     )
+    parser.add_argument("--ensemble", type=int, choices=[1, 2, 4, 8], help="passes of the alpha decoder")
 
 
 def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
-    """Run benchmarks/engine.py in a process of its own; gives back its exit code."""
-    if host is None:
-        raise Problem("bench needs a ComfyUI: put one at ~/comfy/ComfyUI or set COMFYUI_PATH to it.")
-    command = [sys.executable, str(checkout / "benchmarks" / "engine.py"), "--host", str(host)]
-    for name in ("shape", "size", "steps", "repeats", "dtype"):
+    """Run one of the benchmarks in a process of its own; gives back its exit code."""
+    if options.what == "decode":
+        names, environment = ("size", "repeats", "ensemble"), {}
+        arguments = [str(checkout / "benchmarks" / "decode.py")]
+    else:
+        if host is None:
+            raise Problem("bench needs a ComfyUI: put one at ~/comfy/ComfyUI or set COMFYUI_PATH to it.")
+        names = ("shape", "size", "steps", "repeats", "dtype")
+        environment = {} if options.shape == "sdxl" else {"OMP_NUM_THREADS": "1"}  # threads cost tiny models more
+        arguments = [str(checkout / "benchmarks" / "engine.py"), "--host", str(host)]
+        if options.two_checkpoints:
+            arguments.append("--two-checkpoints")
+    for name in names:
         if getattr(options, name) is not None:
-            command += [f"--{name}", str(getattr(options, name))]
-    if options.two_checkpoints:
-        command.append("--two-checkpoints")
-    default = (
-        {} if options.shape == "sdxl" else {"OMP_NUM_THREADS": "1"}
-    )  # threads cost tiny models more than they give
-    return subprocess.run(command, env={**default, **os.environ}).returncode
+            arguments += [f"--{name}", str(getattr(options, name))]
+    return subprocess.run([sys.executable, *arguments], env={**environment, **os.environ}).returncode
