@@ -11,6 +11,10 @@ from comfy_api.torch_helpers.torch_compile import set_torch_compile_wrapper
 from compat import streams_equal_stock
 from runs import close, empty_latent, layered, models, prompts, stock
 
+from layerfusion_pack.layerfusion_core.host.delta import foreground_delta
+from layerfusion_pack.nodes.conditioning import LayerFusionTextEncode
+from layerfusion_pack.nodes.demo import LayerFusionLoadDemo
+
 BLOCK = "diffusion_model.output_blocks.2"
 PLACES = {  # one weight of every kind of module in the UNet, by what its key holds
     "first convolution": "input_blocks.0.0.",
@@ -135,6 +139,31 @@ def test_nothing_is_left_on_the_models():
     after = [stock(base, prompts()[1]), stock(foreground, prompts()[0])]
     assert all(torch.equal(a, b) for a, b in zip(before, after))
     assert all(torch.equal(a, b) for a, b in zip(layered((base, foreground))[0], expected))
+
+
+def test_demo_models():
+    base, foreground, clip, *_ = LayerFusionLoadDemo.execute().result
+    on_foreground, on_background, on_blended, negative = LayerFusionTextEncode.execute(
+        clip, "a red circle", "blue checkerboard", "", ""
+    ).result
+    foreground = tiny.with_deltas(foreground, tiny.deltas(base, tiny.in_conv_file))
+    streams = [on_foreground, on_blended, on_background]
+    assert not close(stock(foreground, on_foreground, negative=negative), stock(base, on_foreground, negative=negative), 0.1)
+    streams_equal_stock((base, foreground), streams, negative)
+
+
+def test_differences_that_the_host_leaves_offloaded(monkeypatch):
+    """Short of memory the host flags modules instead of moving them; every kind of term must live with the flags."""
+    base, _ = models()
+    foreground = conv_model(base)
+    expected = layered((base, foreground), steps=1)[0]
+    delta = foreground_delta(base, foreground)
+    comfy.model_management.free_memory(1e30, torch.device("cpu"))  # so that it is loaded again, partly
+    monkeypatch.setattr(comfy.model_management.LoadedModel, "model_use_more_vram", lambda *args, **kwargs: 0)
+    delta.patch_model(device_to=torch.device("cpu"), lowvram_model_memory=1)
+    assert delta.model.model_lowvram
+    assert all(torch.equal(a, b) for a, b in zip(layered((base, foreground), steps=1)[0], expected))
+    assert delta.model.model_lowvram, "the run has loaded it whole"
 
 
 def test_differences_are_not_copied():
