@@ -52,6 +52,7 @@ def write_checkpoint(path, seed: int = 0, clip: bool = True) -> None:
         names = {key: tensor for key, tensor in text.state_dict().items() if "logit_scale" not in key}
         config = TinySDXLFile(tiny.unet_config())
         tensors.update(config.process_clip_state_dict_for_saving(names))
-    vae = comfy.taesd.taesd.TAESD().state_dict()
-    tensors.update({f"first_stage_model.{key}": tensor for key, tensor in vae.items()})
+    vae = comfy.taesd.taesd.TAESD()
+    tiny.randomize(vae, seed + 2)  # the host's layers start with whatever was in memory
+    tensors.update({f"first_stage_model.{key}": tensor for key, tensor in vae.state_dict().items()})
     save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, str(path))
