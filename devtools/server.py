@@ -11,6 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from .console import Problem
@@ -25,17 +26,19 @@ class ComfyServer:
     """Context manager: start the server, wait until it answers, stop it at the end.
 
     Everything the server writes lies in a temporary folder, unless ``output`` or ``user`` name others. The pack is
-    loaded from the checkout through a link called ``layerfusion``, whatever the checkout itself is called.
+    loaded from the checkout through a link called ``layerfusion``, whatever the checkout itself is called. ``prepare``
+    may put more into the server's folder (custom_nodes, models, input) before it starts.
     """
 
     def __init__(self, host: Path, checkout: Path, *, port: int | None = None, python: Path | None = None,
-                 output: Path | None = None, user: Path | None = None, models: Path | None = None) -> None:
+                 output: Path | None = None, user: Path | None = None, models: Path | None = None,
+                 prepare: Callable[[Path], None] | None = None) -> None:
         self.host = host
         self.checkout = checkout.resolve()
         self.python = python or Path(sys.executable)
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
-        self.output, self.user, self.models = output, user, models
+        self.output, self.user, self.models, self.prepare = output, user, models, prepare
         self.process: subprocess.Popen[bytes] | None = None
         self.seconds_to_start = 0.0
         self._folder = tempfile.TemporaryDirectory(prefix="layerfusion-", ignore_cleanup_errors=True)
@@ -97,6 +100,8 @@ class ComfyServer:
         for name in ("custom_nodes", "models/checkpoints", "models/layer_model", "input", "output", "temp", "user"):
             (self.folder / "base" / name).mkdir(parents=True)
         link(self.checkout, self.folder / "base" / "custom_nodes" / PACK_FOLDER)
+        if self.prepare:
+            self.prepare(self.folder / "base")
         for folder in filter(None, (self.output, self.user)):
             folder.mkdir(parents=True, exist_ok=True)
         variables = dict(os.environ)
