@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import comfy.samplers
 import pytest
 import runs
 import tiny
 import torch
-from compat import blends, core, different, streams_equal_stock
+from comfy_extras import nodes_custom_sampler as core_nodes
+from compat import blends, core, different, node, streams_equal_stock
 from runs import NAMES, NEGATIVE, empty_latent, layered, models, prompts, stock
+
+from layerfusion_pack.nodes.custom_sampling import (
+    LayerFusionGuiderNode,
+    LayerFusionSplitLatents,
+    LayerFusionStackLatents,
+)
+from layerfusion_pack.nodes.sampling import LayerFusionKSampler
 
 
 def on(stream: int, change) -> list[list]:
@@ -147,3 +156,46 @@ def test_masks_of_different_batches_are_refused():
         streams[stream] = core("ConditioningCombine", streams[stream], masked)
     with pytest.raises(ValueError, match="foreground: its mask has 2 pictures where another stream's has 3"):
         runs.layered(streams=streams, latent=empty_latent(6))
+
+
+LAYERS = ("foreground", "background", "blended")
+OWN = {f"negative_{layer}": tiny.conditioning(60 + i, eos=None) for i, layer in enumerate(LAYERS)}
+SCALES = {"cfg_foreground": 7.0, "cfg_background": 2.0, "cfg_blended": 4.0}
+
+
+def in_order(by_layer: dict) -> list:
+    """Values of foreground, background, blended in the order of the streams."""
+    foreground, background, blended = by_layer.values()
+    return [foreground, blended, background]
+
+
+def expected() -> list[torch.Tensor]:
+    return layered(negatives=in_order(OWN), steps=2, **SCALES)[0]
+
+
+def test_the_samplers_inputs_are_those_of_their_layer():
+    base, foreground = models()
+    prompt = dict(zip(NAMES, prompts()))
+    latents = LayerFusionKSampler.execute(
+        base, foreground, **prompt, negative=NEGATIVE, latent_image=empty_latent(), seed=runs.SEED, steps=2, cfg=5.0,
+        sampler_name="euler", scheduler="normal", denoise=1.0, options=runs.LayerFusionOptions(**SCALES), **OWN,
+    ).result[:3]  # fmt: skip
+    found = in_order(dict(zip(LAYERS, latents)))
+    assert all(torch.equal(a["samples"], b) for a, b in zip(found, expected()))
+
+
+@pytest.mark.parametrize("where", ["guider", "options"])
+def test_the_guiders_inputs_are_those_of_their_layer(where):
+    base, foreground = models()
+    prompt = dict(zip(NAMES, prompts()))
+    scales = SCALES if where == "guider" else {}
+    options = runs.LayerFusionOptions(**({"cfg_foreground": 1.0} if where == "guider" else SCALES))
+    (guider,) = LayerFusionGuiderNode.execute(
+        base, foreground, **prompt, negative=NEGATIVE, cfg=5.0, options=options, **OWN, **scales
+    ).result
+    (stacked,) = LayerFusionStackLatents.execute(empty_latent()).result
+    sigmas = comfy.samplers.KSampler(base, 2, "cpu", "euler", "normal", 1.0).sigmas
+    sampler = comfy.samplers.sampler_object("euler")
+    out = node(core_nodes.SamplerCustomAdvanced, core_nodes.Noise_RandomNoise(runs.SEED), guider, sampler, sigmas, stacked)
+    found = in_order(dict(zip(LAYERS, LayerFusionSplitLatents.execute(out[0]).result)))
+    assert all(torch.equal(a["samples"], b) for a, b in zip(found, expected()))
