@@ -15,6 +15,8 @@ import torch
 from compat import blends, core, different, streams_equal_stock
 from runs import NAMES, NEGATIVE, empty_latent, layered, models, prompts, stock
 
+from layerfusion_pack.layerfusion_core.host.stream_control import StreamControl
+
 
 def picture(seed: int = 0, count: int = 1) -> torch.Tensor:
     """A control IMAGE (count, 128, 128, 3)."""
@@ -142,3 +144,19 @@ def test_control_on_the_negative_alone_is_refused():
     _, negative = controlled("controlnet", 0)
     with pytest.raises(ValueError, match="negative: it carries a ControlNet but no stream's conditioning does"):
         layered(negative=negative)
+
+
+def test_controls_of_different_length_meet_at_the_end():
+    """The host takes residuals from the end of the lists, so a shorter list lacks the first ones."""
+
+    class Fixed(comfy.controlnet.ControlBase):
+        def __init__(self, *values):
+            super().__init__()
+            self.values = values
+
+        def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+            return {"output": [None if v is None else torch.full((1, 2, 1, 1), float(v)) for v in self.values]}
+
+    control = StreamControl((Fixed(1, 2, 3), None, Fixed(None, 5)))
+    found = control.get_control(torch.zeros(6, 4, 2, 2), torch.ones(6), {}, 1, {})
+    assert [out[:, 0, 0, 0].tolist() for out in found["output"]] == [[1, 0, 0] * 2, [2, 0, 0] * 2, [3, 0, 5] * 2]
