@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 
+import comfy.sample
 import comfy.samplers
+import pairs
 import pytest
 import torch
 from comfy_extras import nodes_custom_sampler as core
@@ -88,26 +90,13 @@ def test_keep_zero_starts_from_the_layer_as_img2img_does():
 def test_strength_zero_with_a_mask_is_the_stock_inpainting_of_that_stream(sampler):
     latent = picture()
     found = layered(latent=give(background=latent, background_mask=left_half()), sampler=sampler, strength=0.0)[0]
-    noise = comfy.sample.prepare_noise(latent["samples"], SEED)
-    options = {}
-    if sampler == "ddim":  # the stock sampler draws other noise for the kept part; ours keeps the run's
-        options = {"sampler": host_given.same_noise(comfy.samplers.sampler_object("ddim"))}
-    expected = inpaint(models()[0], prompts()[2], latent, noise, left_half(), sampler, **options)
+    # ddim is euler with other noise in the kept part; ours keeps the run's, which the other layers share
+    name = "euler" if sampler == "ddim" else sampler
+    expected = stock(models()[0], prompts()[2], {**latent, "noise_mask": left_half()}, sampler=name)
     kept = left_half(16)[0] == 0
     assert close(found[2][..., ~kept], expected[..., ~kept])
     assert torch.equal(found[2][..., kept], latent["samples"][..., kept])
     assert not close(found[2], latent["samples"], 1e-2)
-
-
-def inpaint(model, positive, latent, noise, mask, name, sampler=None, sigmas=None) -> torch.Tensor:
-    """The stock guider with a noise mask."""
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, NEGATIVE)
-    guider.set_cfg(5.0)
-    if sigmas is None:
-        sigmas = comfy.samplers.KSampler(model, STEPS, "cpu", name, "normal", 1.0).sigmas
-    sampler = sampler or comfy.samplers.sampler_object(name)
-    return guider.sample(noise, latent["samples"], sampler, sigmas, denoise_mask=mask, seed=SEED, disable_pbar=True)
 
 
 @pytest.mark.parametrize(("keep", "start"), [(0.25, 1), (0.5, 2), (0.74, 2), (0.9, 3)])
@@ -116,11 +105,10 @@ def test_partly_kept_layers_are_stock_img2img_from_their_step_on(keep, start):
     latent = picture()
     found = layered(latent=give(keep, background=latent), strength=0.0)[0][2]
     base = models()[0]
-    noise = comfy.sample.prepare_noise(latent["samples"], SEED)
     sigmas = comfy.samplers.KSampler(base, STEPS, "cpu", "euler", "normal", 1.0).sigmas
 
     def from_step(i):
-        return inpaint(base, prompts()[2], latent, noise, None, "euler", sigmas=sigmas[i:])
+        return stock(base, prompts()[2], latent, sigmas=sigmas[i:])
 
     assert close(found, from_step(start), 0.02)
     assert not close(found, from_step(start - 1), 0.1)
@@ -131,9 +119,7 @@ def test_partly_kept_layers_below_the_top_level_are_exactly_img2img():
     latent, base = picture(), models()[0]
     sigmas = comfy.samplers.KSampler(base, STEPS, "cpu", "euler", "normal", 0.8).sigmas
     run = advanced_rows(give(0.5, background=latent), sigmas, LayerFusionOptions(strength=0.0))
-    noise = comfy.sample.prepare_noise(latent["samples"], SEED)
-    expected = inpaint(base, prompts()[2], latent, noise, None, "euler", sigmas=sigmas[2:])
-    assert close(run[2]["samples"], expected)
+    assert close(run[2]["samples"], stock(base, prompts()[2], latent, sigmas=sigmas[2:]))
 
 
 def advanced_rows(latent, sigmas, options) -> list[dict]:
@@ -162,6 +148,12 @@ def test_guider_path_is_the_ksampler_with_given_layers(sampler, batch):
         assert torch.equal(found["samples"], layer)
         assert not {"batch_index", "noise_mask", host_given.GIVEN_KEY} & set(found)
     assert torch.equal(foreground["samples"], picture(1, batch)["samples"])
+
+
+def test_layers_are_held_in_lock_step_of_two_checkpoints():
+    latent = picture()
+    found, plain = layered(pairs.unlike(), latent=give(foreground=latent))[0], layered(pairs.unlike())[0]
+    assert torch.equal(found[0], latent["samples"]) and not close(found[1], plain[1], 1e-2)
 
 
 def test_a_schedule_that_ends_early_leaves_noise_in_kept_layers_too():
