@@ -11,6 +11,7 @@ from ..layerfusion_core.host.sampling import split_latent, stack_latent
 from ..layerfusion_core.options import LayerFusionOptions
 from ..layerfusion_core.streams import StreamLayout
 from .options import Options
+from .per_layer import negative_inputs, scale_inputs
 
 CATEGORY = "LayerFusion/custom sampling"
 
@@ -37,27 +38,8 @@ class LayerFusionGuiderNode(io.ComfyNode):
                     "cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance scale, for all layers."
                 ),
                 Options.Input("options", optional=True, tooltip="LayerFusion Options; the defaults without."),
-                io.Conditioning.Input(
-                    "negative_foreground", optional=True, tooltip="The foreground's own negative, instead of the common one."
-                ),
-                io.Conditioning.Input(
-                    "negative_background", optional=True, tooltip="The background's own negative, instead of the common one."
-                ),
-                io.Conditioning.Input(
-                    "negative_blended", optional=True, tooltip="The blended picture's own negative, instead of the common one."
-                ),
-                io.Float.Input(
-                    "cfg_foreground", default=0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True,
-                    tooltip="Guidance scale of the foreground; 0: as in the options, or else same as cfg.",
-                ),
-                io.Float.Input(
-                    "cfg_background", default=0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True,
-                    tooltip="Guidance scale of the background; 0: as in the options, or else same as cfg.",
-                ),
-                io.Float.Input(
-                    "cfg_blended", default=0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True,
-                    tooltip="Guidance scale of the blended picture; 0: as in the options, or else same as cfg.",
-                ),
+                *negative_inputs(),
+                *scale_inputs("as in the options, or else same as cfg"),
             ],
             outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
         )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..layerfusion_core.options import BackgroundMode, LayerFusionOptions, NoiseMode, PriorMode
+from .per_layer import scale_inputs
 
 Options = io.Custom("LAYERFUSION_OPTIONS")
 
@@ -63,18 +64,7 @@ class LayerFusionOptionsNode(io.ComfyNode):
                 io.Boolean.Input(
                     "blend_cross_attention", default=default.cross_attention, tooltip="Blend the outputs of cross-attention."
                 ),
-                io.Float.Input(
-                    "cfg_foreground", default=0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True,
-                    tooltip="Guidance scale of the foreground; 0: same as cfg.",
-                ),
-                io.Float.Input(
-                    "cfg_background", default=0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True,
-                    tooltip="Guidance scale of the background; 0: same as cfg.",
-                ),
-                io.Float.Input(
-                    "cfg_blended", default=0.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True,
-                    tooltip="Guidance scale of the blended picture; 0: same as cfg.",
-                ),
+                *scale_inputs("same as cfg"),
             ],
             outputs=[Options.Output(display_name="options", tooltip="For the LayerFusion KSampler.")],
         )  # fmt: skip

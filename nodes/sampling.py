@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..layerfusion_core.host.sampling import sample_layers
 from ..layerfusion_core.options import LayerFusionOptions
 from .options import Options
+from .per_layer import negative_inputs
 
 Priors = io.Custom("LAYERFUSION_PRIORS")
 
@@ -56,15 +57,7 @@ class LayerFusionKSampler(io.ComfyNode):
                     tooltip="Below 1, start from latent_image with this share of the noise (all layers alike).",
                 ),
                 Options.Input("options", optional=True, tooltip="LayerFusion Options; the defaults without."),
-                io.Conditioning.Input(
-                    "negative_foreground", optional=True, tooltip="The foreground's own negative, instead of the common one."
-                ),
-                io.Conditioning.Input(
-                    "negative_background", optional=True, tooltip="The background's own negative, instead of the common one."
-                ),
-                io.Conditioning.Input(
-                    "negative_blended", optional=True, tooltip="The blended picture's own negative, instead of the common one."
-                ),
+                *negative_inputs(),
             ],
             outputs=[
                 io.Latent.Output(display_name="foreground", tooltip="The object on grey; LayerFusion Decode cuts it out."),
