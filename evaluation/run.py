@@ -32,6 +32,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--n", type=int, help="only the first N pairs")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--size", type=int)
+    parser.add_argument("--ensemble", type=int, help="passes of the transparent decoder")
     parser.add_argument("--batch", type=int, default=10, help="trios that are sampled together")
     parser.add_argument("--shard", default="1/1", help="I/N: only every N-th batch, from the I-th")
     return parser.parse_args(argv)
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
     utils.set_progress_bar_enabled(False)
     settings = models.default_settings(options.models)
-    changed = {name: getattr(options, name) for name in ("steps", "size") if getattr(options, name)}
+    changed = {name: getattr(options, name) for name in ("steps", "size", "ensemble") if getattr(options, name)}
     settings = dataclasses.replace(settings, **changed)
     default = prompts.FOLDER / ("demo.txt" if models.is_demo(options.models) else "real.txt")
     pairs = prompts.read(options.prompts or default)[: options.n]
