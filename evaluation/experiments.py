@@ -1,84 +1,162 @@
-"""Background updates that the nodes do not offer, to learn whether they should: put in place of the engine's `blend`.
+"""Variants of the method that the nodes do not offer, to learn whether they should: put in the engine's place for a while.
 
-Names as in `blending.py`. All keep the first two updates (a'_BL, a'_FG) and change how blended and background agree on
-the scene.
+Names as in `blending.py` and `prior_maps.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
+from ..layerfusion_core.host import engine, guider
+from ..layerfusion_core.host.conditioning import EOS_KEY
+from ..layerfusion_core.masks import norm, resize_map
 from ..layerfusion_core.options import BackgroundMode
+from ..layerfusion_core.prior_maps import PriorMaps
+
+FROZEN_AFTER = 4  # evaluations
 
 
-def _blend_with(original, update):
+# How blended and background agree: (a'_BL, a_BG, masks) -> new (a_BL, a_BG), each (G, M, C)
+
+
+def _hard(bl, bg, masks):
+    """`adapt` with the hard mask: a'_BG = a'_BL (1 - hard) + a_BG hard."""
+    return bl, torch.lerp(bl, bg, masks.hard[:, 0, :, None])
+
+
+def _grown(bl, bg, masks):
+    """`adapt` with the grown hard mask."""
+    return bl, torch.lerp(bl, bg, masks.grown[..., None])
+
+
+def _from_grown(bl, bg, masks):
+    """`from_background` with the grown hard mask: outside of it the blended stream takes the background's."""
+    return torch.lerp(bg, bl, masks.grown[..., None]), bg
+
+
+def _share(mask: Callable, weight: float = 0.5) -> Callable:
+    """`share`: outside `mask` both take weight a'_BL + (1 - weight) a_BG; inside each keeps its own."""
+
+    def update(bl, bg, masks):
+        inside, both = mask(masks)[..., None], torch.lerp(bg, bl, weight)
+        return torch.lerp(both, bl, inside), torch.lerp(both, bg, inside)
+
+    return update
+
+
+UPDATES = {
+    "hard": _hard, "grown": _grown, "from_grown": _from_grown, "share_hard": _share(lambda masks: masks.hard[:, 0]),
+    "share_soft": _share(lambda masks: masks.soft[:, 0]), "share_30": _share(lambda masks: masks.grown, 0.3),
+    "share_70": _share(lambda masks: masks.grown, 0.7),
+}  # fmt: skip
+
+
+def _blend_with(original: Callable, update: Callable) -> Callable:
+    """As `blending.blend` for one foreground; `update` gives blended and background of the mixed outputs."""
+
     def blend(a, masks, layout, background, site, strength=1.0):
-        """As `blending.blend`; `update` gives (blended, background) of the mixed outputs."""
         out = original(a, masks, layout, BackgroundMode.OFF, site, 1.0).float()
-        bl, bg = update(out[:, layout.blended], out[:, layout.background], masks, site)
+        bl, bg = update(out[:, layout.blended], out[:, layout.background], masks)
         out = torch.cat((out[:, : layout.foregrounds], bl[:, None], bg[:, None]), dim=1)
         return torch.lerp(a.float(), out, strength).to(a.dtype)
 
     return blend
 
 
-def _hard(bl, bg, masks, site):
-    """`adapt` with the hard mask: a'_BG = a'_BL (1 - hard) + a_BG hard."""
-    return bl, torch.lerp(bl, bg, masks.hard[:, 0, :, None])
+def _without_feedback(original: Callable) -> Callable:
+    """The foreground keeps its own attention: no a'_FG = a'_BL hard + a_FG (1 - hard)."""
+
+    def blend(a, masks, layout, background, site, strength=1.0):
+        out = original(a, masks, layout, background, site, strength)
+        return torch.cat((a[:, : layout.foregrounds], out[:, layout.foregrounds :]), dim=1)
+
+    return blend
 
 
-def _grown(bl, bg, masks, site):
-    """`adapt` with the grown hard mask."""
-    return bl, torch.lerp(bl, bg, masks.grown[..., None])
+# Where masks come from
 
 
-def _grown_self(bl, bg, masks, site):
-    """`adapt_self` with the grown hard mask."""
-    return _grown(bl, bg, masks, site) if site == "attn1" else (bl, bg)
+def _structure_only(original: Callable) -> Callable:
+    """mask_soft = s', already min-maxed: no text prior."""
+    return lambda maps, block: norm(resize_map(maps.structure.float(), maps.structure_grid, maps.grids[block]))
 
 
-def _share_hard(bl, bg, masks, site):
-    """`share` with the hard mask as it is."""
-    mask, mean = masks.hard[:, 0, :, None], (bl + bg) / 2
-    return torch.lerp(mean, bl, mask), torch.lerp(mean, bg, mask)
+def _content_only(original: Callable) -> Callable:
+    """mask_soft = norm(c): no structure prior."""
+    return lambda maps, block: norm(maps.content[block].float())
 
 
-def _share_soft(bl, bg, masks, site):
-    """`share` with the soft mask."""
-    mask, mean = masks.soft[:, 0, :, None], (bl + bg) / 2
-    return torch.lerp(mean, bl, mask), torch.lerp(mean, bg, mask)
+def _words(original: Callable) -> Callable:
+    """c from the prompt's words, the columns between start and <EOS>, instead of <EOS>."""
+
+    def text_columns(conditioning, device):
+        columns = torch.arange(1, conditioning[EOS_KEY][0], device=device)
+        return dataclasses.replace(original(conditioning, device), columns=columns)
+
+    return text_columns
 
 
-def _from_grown(bl, bg, masks, site):
-    """`from_background` with the grown hard mask: outside of it the blended stream takes the background's."""
-    return torch.lerp(bg, bl, masks.grown[..., None]), bg
+def _once(original: Callable) -> Callable:
+    """One prior pass, at the first evaluation that blends; its masks serve all others."""
+    return lambda run, sigma: original(run, sigma) and run.maps is None
 
 
-def _from_hard(bl, bg, masks, site):
-    """`from_background` with the hard mask."""
-    return torch.lerp(bg, bl, masks.hard[:, 0, :, None]), bg
+def _frozen(original: Callable) -> Callable:
+    """A prior pass at each of the first evaluations; the masks of the last of them serve all others."""
+    return lambda run, sigma: original(run, sigma) and len(run.record.maps) < FROZEN_AFTER
 
 
-UPDATES = {
-    "hard": _hard, "grown": _grown, "grown_self": _grown_self, "share_hard": _share_hard,
-    "share_soft": _share_soft, "from_grown": _from_grown, "from_hard": _from_hard,
-}  # fmt: skip
+# Where it blends
+
+
+def _only(fine: bool):
+    """Blend only in blocks of the last self-attention's resolution (fine), or only in the others."""
+
+    def change(original: Callable) -> Callable:
+        def blend_patch(site):
+            patch = original(site)
+
+            def chosen(n, extra_options):
+                run = extra_options[engine.KEY].run
+                if run.maps is None or (n.shape[1] == run.maps.structure.shape[-1]) is fine:
+                    return patch(n, extra_options)
+                return n
+
+            return chosen
+
+        return blend_patch
+
+    return change
+
+
+CHANGES: dict[str, tuple[Any, str, Callable]] = {
+    **{name: (engine, "blend", lambda original, u=update: _blend_with(original, u)) for name, update in UPDATES.items()},
+    "no_feedback": (engine, "blend", _without_feedback),
+    "structure_only": (PriorMaps, "soft", _structure_only),
+    "content_only": (PriorMaps, "soft", _content_only),
+    "words": (guider, "text_columns", _words),
+    "once": (engine.BlendRun, "begin_evaluation", _once),
+    "frozen": (engine.BlendRun, "begin_evaluation", _frozen),
+    "fine": (engine, "_blend_patch", _only(True)),
+    "coarse": (engine, "_blend_patch", _only(False)),
+}
 
 
 @contextmanager
 def experiment(name: str) -> Iterator[None]:
-    """Let the engine blend with UPDATES[name] within the block; "" changes nothing."""
+    """Run the engine with CHANGES[name] within the block; "" changes nothing."""
     if not name:
         yield
         return
-    from ..layerfusion_core.host import engine
-
-    original = engine.blend
-    engine.blend = _blend_with(original, UPDATES[name])
+    owner, attribute, change = CHANGES[name]
+    original = getattr(owner, attribute)
+    setattr(owner, attribute, change(original))
     try:
         yield
     finally:
-        engine.blend = original
+        setattr(owner, attribute, original)

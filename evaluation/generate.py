@@ -24,7 +24,8 @@ from .prompts import Pair
 class Trios:
     """A batch of layers: straight colours, alpha (B, H, W) with 1 = opaque, pictures (B, H, W, 3) in [0, 1].
 
-    flicker: `mask_flicker` of the last block's soft mask, (B,); seconds: per trio, sampling and decoding.
+    flicker: `mask_flicker` of the last block's soft mask, (B,); seconds, cpu_seconds: per trio, sampling and decoding;
+    the second is this process's time on the CPU, which other processes on the machine do not lengthen.
     """
 
     foreground: Tensor
@@ -33,12 +34,13 @@ class Trios:
     blended: Tensor
     flicker: Tensor
     seconds: float
+    cpu_seconds: float
 
     def pasted(self) -> Trios:
         """The sequential baseline: the blended picture is the foreground laid over the background."""
         rgba = torch.cat((self.foreground, self.alpha[..., None]), dim=-1)
         return Trios(self.foreground, self.alpha, self.background, alpha_over(rgba, self.background),
-                     torch.full_like(self.flicker, torch.nan), 0.0)  # fmt: skip
+                     torch.full_like(self.flicker, torch.nan), 0.0, 0.0)  # fmt: skip
 
 
 class Generator:
@@ -57,7 +59,7 @@ class Generator:
 
     def trios(self, method: Method, pairs: list[Pair]) -> Trios:
         """The layers of `pairs` (one group) with the method's options. A pair's noise follows from its index alone."""
-        s, started = self.settings, time.perf_counter()
+        s, started = self.settings, (time.perf_counter(), time.process_time())
         blended = [pair.background if method.blended_text == "background" else pair.blended_text for pair in pairs]
         texts = [[pair.foreground for pair in pairs], blended, [pair.background for pair in pairs]]
         # batch_index: the host draws noises 0, 1, 2, ... from the seed and takes these, so batches do not matter.
@@ -71,8 +73,9 @@ class Generator:
             )  # fmt: skip
         foreground, blended, background = (self.models.vae.decode(layer["samples"]).float() for layer in layers)
         colour, alpha = self.models.transparent.decode(foreground, layers[0]["samples"], s.ensemble)
-        seconds = (time.perf_counter() - started) / len(pairs)
-        return Trios(colour, alpha, background, blended, _flicker(record, len(pairs)), seconds)
+        now = time.perf_counter(), time.process_time()
+        seconds = [(end - start) / len(pairs) for start, end in zip(started, now)]
+        return Trios(colour, alpha, background, blended, _flicker(record, len(pairs)), *seconds)
 
     def _text(self, text: str) -> list:
         if text not in self._texts:

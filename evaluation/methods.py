@@ -12,7 +12,7 @@ class Method:
     """One row of the table.
 
     options: fields of LayerFusionOptions; blended_text: "auto", or "background" (the background stream's prompt);
-    experiment: a background update of experiments.py instead of the options' background_mode.
+    experiment: a change of experiments.py.
     """
 
     name: str
@@ -22,49 +22,64 @@ class Method:
     experiment: str = ""
 
 
-def _blending(name: str, label: str, **options) -> Method:
-    return Method(name, label, options)
+def _method(name: str, label: str, mode: str = "adapt", experiment: str = "", text: str = "auto", **options) -> Method:
+    return Method(name, label, {"background_mode": mode, **options}, text, experiment)
 
 
 MAIN = (
-    _blending(INDEPENDENT, "no blending (strength 0)", strength=0.0),
-    _blending("adapt", "adapt, exact", background_mode="adapt"),
-    _blending("adapt_previous", "adapt, previous_step", background_mode="adapt", prior_mode="previous_step"),
-    _blending("adapt_self", "adapt_self, exact", background_mode="adapt_self"),
-    _blending("adapt_self_previous", "adapt_self, previous_step", background_mode="adapt_self",
-              prior_mode="previous_step"),
-    _blending("share", "share, exact", background_mode="share"),
-    _blending("literal", "literal, exact", background_mode="literal"),
-    _blending("literal_previous", "literal, previous_step", background_mode="literal", prior_mode="previous_step"),
-)  # fmt: skip
+    _method(INDEPENDENT, "no blending (strength 0)", strength=0.0),
+    _method("adapt", "adapt"),
+    _method("share", "share", "share"),
+    _method("adapt_self", "adapt_self", "adapt_self"),
+    _method("literal", "literal", "literal"),
+    _method("from_background", "from_background", "from_background"),
+)
 CHOICES = (
     Method(SEQUENTIAL, "foreground pasted on background (naive alpha-over)"),
-    _blending("off", "off: background never follows", background_mode="off"),
-    _blending("share_previous", "share, previous_step", background_mode="share", prior_mode="previous_step"),
-    _blending("from_background", "from_background", background_mode="from_background"),
-    _blending("self_only", "adapt, self-attention only", cross_attention=False),
-    _blending("cross_only", "adapt, cross-attention only", self_attention=False),
-    _blending("hardness_2", "adapt, hardness 2", hardness=2.0),
-    _blending("hardness_50", "adapt, hardness 50", hardness=50.0),
-    _blending("strength_half", "adapt, strength 0.5", strength=0.5),
-    _blending("end_half", "adapt, ends at 0.5 of the schedule", end_percent=0.5),
-    _blending("start_late", "adapt, starts at 0.2 of the schedule", start_percent=0.2),
-    _blending("independent_noise", "no blending, a noise of its own for each", strength=0.0, noise="independent"),
-    _blending("adapt_noise", "adapt, a noise of its own for each", noise="independent"),
-    Method("background_prompt", "adapt, blended stream prompted with the background only", {}, "background"),
+    _method("off", "off: background never follows", "off"),
+    _method("adapt_previous", "adapt, previous_step", prior_mode="previous_step"),
+    _method("adapt_self_previous", "adapt_self, previous_step", "adapt_self", prior_mode="previous_step"),
+    _method("share_previous", "share, previous_step", "share", prior_mode="previous_step"),
+    _method("self_only", "self-attention only", cross_attention=False),
+    _method("cross_only", "cross-attention only", self_attention=False),
+    *(_method(f"hardness_{d}", f"hardness {d}", hardness=float(d)) for d in (2, 5, 20, 50)),
+    _method("strength_50", "strength 0.5", strength=0.5),
+    _method("strength_75", "strength 0.75", strength=0.75),
+    _method("start_10", "starts at 0.1 of the schedule", start_percent=0.1),
+    _method("start_20", "starts at 0.2 of the schedule", start_percent=0.2),
+    _method("end_50", "ends at 0.5 of the schedule", end_percent=0.5),
+    _method("end_80", "ends at 0.8 of the schedule", end_percent=0.8),
+    _method("independent_noise", "no blending, a noise of its own for each", strength=0.0, noise="independent"),
+    _method("adapt_noise", "adapt, a noise of its own for each", noise="independent"),
+    _method("share_noise", "share, a noise of its own for each", "share", noise="independent"),
+    _method("background_prompt", "adapt, blended stream prompted with the background only", text="background"),
 )
-EXPERIMENTS = tuple(
-    Method(f"x_{name}", f"experiment: {label}", {}, experiment=name)
-    for name, label in (
-        ("hard", "adapt with the hard mask"),
-        ("grown", "adapt with the hard mask grown by a token"),
-        ("grown_self", "adapt_self with the hard mask grown by a token"),
-        ("share_hard", "share, outside the hard mask"),
-        ("share_soft", "share, by the soft mask"),
-        ("from_grown", "from_background with the grown hard mask"),
-        ("from_hard", "from_background with the hard mask"),
-    )
-)
+EXPERIMENTS = (
+    *(
+        _method(f"x_{name}", f"experiment: {label}", experiment=name)
+        for name, label in (
+            ("hard", "adapt by the hard mask"),
+            ("grown", "adapt by the grown hard mask"),
+            ("share_soft", "share, outside the soft mask"),
+            ("share_hard", "share, outside the hard mask"),
+            ("share_30", "share, the scene 0.3 blended + 0.7 background"),
+            ("share_70", "share, the scene 0.7 blended + 0.3 background"),
+            ("from_grown", "from_background by the grown hard mask"),
+            ("no_feedback", "no feedback into the foreground"),
+            ("structure_only", "structure prior only"),
+            ("content_only", "content prior only"),
+            ("words", "content prior of the words, not of <EOS>"),
+            ("frozen", "masks of the fourth step kept"),
+            ("fine", "only in blocks of the finer resolution"),
+            ("coarse", "only in blocks of the coarser resolution"),
+        )
+    ),
+    *(
+        _method(f"x_once_{at}", f"experiment: starts at {at / 100:.1f}, masks of that step kept", experiment="once",
+                start_percent=at / 100)
+        for at in (10, 20)
+    ),
+)  # fmt: skip
 SETS = {"main": MAIN, "choices": CHOICES, "experiments": EXPERIMENTS, "all": (*MAIN, *CHOICES, *EXPERIMENTS)}
 ALL = {method.name: method for method in SETS["all"]}
 

@@ -33,6 +33,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--size", type=int)
     parser.add_argument("--ensemble", type=int, help="passes of the transparent decoder")
+    parser.add_argument("--plan", choices=["full", "quick"], help="methods, pairs and settings of docs/evidence.md")
     parser.add_argument("--batch", type=int, default=10, help="trios that are sampled together")
     parser.add_argument("--shard", default="1/1", help="I/N: only every N-th batch, from the I-th")
     return parser.parse_args(argv)
@@ -46,15 +47,18 @@ def main(argv: list[str] | None = None) -> int:
     import torch
     from comfy import utils
 
-    from layerfusion_pack.evaluation import generate, methods, models, prompts, results
+    from layerfusion_pack.evaluation import generate, methods, models, plan, prompts, results
 
     utils.set_progress_bar_enabled(False)
     settings = models.default_settings(options.models)
-    changed = {name: getattr(options, name) for name in ("steps", "size", "ensemble") if getattr(options, name)}
-    settings = dataclasses.replace(settings, **changed)
     default = prompts.FOLDER / ("demo.txt" if models.is_demo(options.models) else "real.txt")
     pairs = prompts.read(options.prompts or default)[: options.n]
-    wanted = methods.select(options.methods)
+    counts = {method.name: len(pairs) for method in methods.select(options.methods)}
+    if options.plan:
+        counts, settings = plan.counts(options.plan == "quick"), plan.SETTINGS_OF[options.plan]
+    changed = {name: getattr(options, name) for name in ("steps", "size", "ensemble") if getattr(options, name)}
+    settings = dataclasses.replace(settings, **changed)
+    wanted = [methods.ALL[name] for name in counts]
     key = run_key(models.fingerprint(options.models), settings)
     options.out.mkdir(parents=True, exist_ok=True)
     names = ("method", "index", "foreground", "background")
@@ -62,9 +66,12 @@ def main(argv: list[str] | None = None) -> int:
     shard, shards = (int(part) for part in options.shard.split("/"))
     with torch.inference_mode():
         maker = generate.Generator(models.load(options.models), settings)
-        mine = maker.groups(pairs, options.batch)[shard - 1 :: shards]
-        work = [(method, [p for p in group if (method.name, p.index, p.foreground, p.background) not in done])
-                for group in mine for method in wanted]  # fmt: skip
+        mine = maker.groups(pairs[: max(counts.values())], options.batch)[shard - 1 :: shards]
+        work = [
+            (method, [pair for pair in group if pair.index < counts[method.name]
+                      and (method.name, pair.index, pair.foreground, pair.background) not in done])
+            for group in mine for method in wanted
+        ]  # fmt: skip
         made, total = 0, sum(len(todo) for _, todo in work)
         log.info("done 0 of %d", total)
         for method, todo in work:
@@ -97,7 +104,7 @@ def run_batch(out: Path, key: str, maker, method, pairs: list) -> None:
     measured = measure(trios, alone)
     rows = [
         {"key": key, "method": method.name, "index": pair.index, "foreground": pair.foreground,
-         "background": pair.background, "seconds": trios.seconds,
+         "background": pair.background, "seconds": trios.seconds, "cpu_seconds": trios.cpu_seconds,
          **{name: values[row].item() for name, values in measured.items()}}
         for row, pair in enumerate(pairs)
     ]  # fmt: skip
@@ -125,7 +132,7 @@ def _saved(out: Path, pairs: list):
 
     rgba = load("foreground")
     nothing = torch.full((len(pairs),), torch.nan)
-    return generate.Trios(rgba[..., :3], rgba[..., 3], load("background"), load("blended"), nothing, 0.0)
+    return generate.Trios(rgba[..., :3], rgba[..., 3], load("background"), load("blended"), nothing, 0.0, 0.0)
 
 
 def _numpy(*parts):

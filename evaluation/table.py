@@ -43,6 +43,7 @@ MORE_COLUMNS = (
     Column("semi", "semi-transparent, %", 0, 100.0),
     Column("shadow", "shadow, %", 1, 100.0),
     Column("seconds", "seconds a trio", 2),
+    Column("cpu_seconds", "CPU seconds a trio", 2),
 )
 
 
