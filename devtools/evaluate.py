@@ -27,7 +27,10 @@ def add_to(commands) -> None:
     parser.add_argument("--methods", default="main", metavar="main|choices|experiments|all|A,B",
                         help="settings to compare, see evaluation/methods.py (default: %(default)s)")
     parser.add_argument("--n", type=int, metavar="N", help=f"number of pairs (default: {PAIRS})")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_PAIRS} pairs, for a first look")
+    parser.add_argument("--evidence", action="store_true",
+                        help="everything docs/evidence.md shows, and fill in its tables and pictures (demo models)")
+    parser.add_argument("--quick", action="store_true",
+                        help=f"{QUICK_PAIRS} pairs, for a first look; with --evidence: two minutes, page in the results' folder")
     parser.add_argument("--steps", type=int, metavar="N", help="sampling steps")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes side by side; default: 2 on a CPU's demo run")
     parser.add_argument("--out", type=Path, default=Path("layerfusion-evaluation"), metavar="DIR",
@@ -38,22 +41,29 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
     """Start the workers, follow their results and write the report."""
     if host is None:
         raise Problem("evaluate needs a ComfyUI: put one at ~/comfy/ComfyUI or set COMFYUI_PATH to it.")
+    if options.evidence and (options.models != "demo" or options.prompts or options.steps):
+        raise Problem("--evidence fixes models, prompts and settings; leave out --models, --prompts and --steps.")
     out = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     (out / ".gitignore").write_text("*\n", encoding="utf-8")
     count = options.n or (QUICK_PAIRS if options.quick else PAIRS)
     command = [sys.executable, str(checkout / "evaluation" / "run.py"), "--host", str(host), "--out", str(out),
-               "--models", options.models, "--methods", options.methods, "--n", str(count)]
+               "--models", options.models]
+    if options.evidence:
+        command += ["--plan", "quick" if options.quick else "full"]
+    else:
+        command += ["--methods", options.methods, "--n", str(count)]
     for name in ("prompts", "steps"):
         if getattr(options, name):
             command += [f"--{name}", str(getattr(options, name))]
     jobs = options.jobs or (min(2, os.cpu_count() or 1) if options.models == "demo" else 1)
-    if options.quick:
+    if options.quick and not options.evidence:
         command += ["--batch", str(max(1, count // (2 * jobs)))]
     started = time.monotonic()
     _work(command, jobs, out)
-    if subprocess.run([sys.executable, str(checkout / "evaluation" / "report.py"), str(out)]).returncode:
-        raise Problem("The report could not be written; its message is above.")
+    if options.evidence:
+        _evidence(checkout, host, out, options.quick)
+    _script(checkout, "report.py", str(out))
     say((out / "table.md").read_text(encoding="utf-8"))
     say(f"{time.monotonic() - started:.0f} s")
     for name in ("results.jsonl", "table.md", "table.csv", "index.html"):
@@ -61,15 +71,37 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
     return 0
 
 
+def _evidence(checkout: Path, host: Path, out: Path, quick: bool) -> None:
+    """What the page needs beside the trios, and the page: in docs, or, being quick, in the results' folder."""
+    few = ["--n", "3"] if quick else []
+    for name in ("alpha_truth.py", "priors_figure.py"):
+        _script(checkout, name, "--host", str(host), "--out", str(out), *few)
+    _script(checkout, "truth.py", str(out), *(["--quick"] if quick else []))
+    page = checkout / "docs" / "evidence.md"
+    _script(checkout, "evidence_page.py", str(out), "--page", str(page), *(["--to", str(out / "page")] if quick else []))
+    say(f"  {(out / 'page' if quick else checkout / 'docs') / page.name}")
+
+
+def _script(checkout: Path, name: str, *arguments: str) -> None:
+    """Run a script of the evaluation to its end; Problem if it fails."""
+    done = subprocess.run([sys.executable, str(checkout / "evaluation" / name), *arguments], env=_variables(),
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    if done.returncode:
+        raise Problem(f"{name} failed:\n" + "\n".join(done.stdout.splitlines()[-12:]))
+
+
+def _variables() -> dict[str, str]:
+    return {"OMP_NUM_THREADS": "1", **os.environ, "HF_HUB_OFFLINE": "1"}
+
+
 def _work(command: list[str], jobs: int, out: Path) -> None:
     """Run the workers side by side and show their progress; Problem with the end of a worker's output if one fails."""
-    variables = {"OMP_NUM_THREADS": "1", **os.environ, "HF_HUB_OFFLINE": "1"}
     logs = [out / f"worker-{number + 1}.log" for number in range(jobs)]
     workers = []
     try:
         for number, log in enumerate(logs):
             with log.open("w", encoding="utf-8") as file:
-                workers.append(subprocess.Popen([*command, "--shard", f"{number + 1}/{jobs}"], env=variables,
+                workers.append(subprocess.Popen([*command, "--shard", f"{number + 1}/{jobs}"], env=_variables(),
                                                 stdout=file, stderr=subprocess.STDOUT))
         bar, total = Bar("trios"), 0
         while any(worker.poll() is None for worker in workers):

@@ -1,6 +1,6 @@
 """Alpha of the demo's decoder against the true alpha of drawn objects, opaque and glass.
 
-    python evaluation/alpha_truth.py --host ~/comfy/ComfyUI [--models demo|DIR] [--n N]
+    python evaluation/alpha_truth.py --host ~/comfy/ComfyUI --out DIR [--models demo|DIR] [--n N]     DIR/alpha.md
 
 Each object is drawn on grey, encoded, and decoded to colour and alpha again: no sampling is involved.
 """
@@ -17,20 +17,20 @@ from run import register_pack, start_host
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--models", default="demo")
-    parser.add_argument("--n", type=int, default=40, help="objects of each kind")
+    parser.add_argument("--n", type=int, default=50, help="objects of each kind")
     options = parser.parse_args(argv)
     start_host(options.host)
     register_pack()
     import torch
 
-    from layerfusion_pack.evaluation import classifier, models, table
+    from layerfusion_pack.evaluation import classifier, models, plan, table
     from layerfusion_pack.layerfusion_core import measures
 
     scenes, demo = classifier.scenes_module(), models.load(options.models)
-    say = sys.stdout.write
-    say("| objects | n | soft IoU | mean error of alpha | its inside, drawn | its inside, decoded |\n")
-    say("|---|---|---|---|---|---|\n")
+    lines = ["| objects | n | soft IoU | mean error of alpha | alpha of the body, drawn | the same, decoded |",
+             "|" + "---|" * 6]  # fmt: skip
     for glass in (False, True):
         drawn, seed = [], 2_000_000
         while len(drawn) < options.n:
@@ -41,13 +41,17 @@ def main(argv: list[str] | None = None) -> int:
         grey = torch.stack([torch.from_numpy(d.on_grey) for d in drawn])
         with torch.inference_mode():
             latent = demo.vae.encode(grey)
-            alpha = demo.transparent.decode(demo.vae.decode(latent).float(), latent, models.DEMO.ensemble)[1]
-        iou = table.bootstrap(measures.soft_iou(alpha, truth).tolist())
-        error = table.bootstrap((alpha - truth).abs().mean(dim=(-2, -1)).tolist())
-        body = (truth > 0.3) & (truth < 0.6) if glass else truth > 0.99
-        say(f"| {'glass' if glass else 'opaque'} | {iou.count} | {iou.mean:.3f} ({iou.low:.3f}-{iou.high:.3f}) | "
-            f"{error.mean:.4f} ({error.low:.4f}-{error.high:.4f}) | {truth[body].mean():.2f} | "
-            f"{alpha[body].mean():.2f} |\n")
+            alpha = demo.transparent.decode(demo.vae.decode(latent).float(), latent, plan.SETTINGS.ensemble)[1]
+        body = ((truth > 0.3) & (truth < 0.6) if glass else truth > 0.99).float()
+        found = (
+            (measures.soft_iou(alpha, truth), 3),
+            ((alpha - truth).abs().mean(dim=(-2, -1)), 4),
+            *(((x * body).sum(dim=(-2, -1)) / body.sum(dim=(-2, -1)), 2) for x in (truth, alpha)),
+        )
+        cells = [table.cell(table.bootstrap(x.tolist()), table.Column("", "", digits)) for x, digits in found]
+        lines.append(f"| {'glass' if glass else 'opaque'} | {len(drawn)} | " + " | ".join(cells) + " |")
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "alpha.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return 0
 
 

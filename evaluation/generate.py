@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import comfy.sample
 import torch
 from torch import Tensor
 
@@ -62,13 +63,10 @@ class Generator:
         s, started = self.settings, (time.perf_counter(), time.process_time())
         blended = [pair.background if method.blended_text == "background" else pair.blended_text for pair in pairs]
         texts = [[pair.foreground for pair in pairs], blended, [pair.background for pair in pairs]]
-        # batch_index: the host draws noises 0, 1, 2, ... from the seed and takes these, so batches do not matter.
-        latent = {"samples": torch.zeros(len(pairs), 4, s.size // 8, s.size // 8),
-                  "batch_index": [pair.index for pair in pairs]}  # fmt: skip
         streams = [self.conditioning(stream) for stream in texts]
         with experiment(method.experiment):
             layers, record = sample_layers(
-                self.models.base, self.models.foreground, streams, self._text(""), latent, s.seed, s.steps, s.cfg,
+                self.models.base, self.models.foreground, streams, self._text(""), self.latent(pairs), s.seed, s.steps, s.cfg,
                 s.sampler, s.scheduler, 1.0, LayerFusionOptions(**method.options),
             )  # fmt: skip
         foreground, blended, background = (self.models.vae.decode(layer["samples"]).float() for layer in layers)
@@ -76,6 +74,21 @@ class Generator:
         now = time.perf_counter(), time.process_time()
         seconds = [(end - start) / len(pairs) for start, end in zip(started, now)]
         return Trios(colour, alpha, background, blended, _flicker(record, len(pairs)), *seconds)
+
+    def latent(self, pairs: list[Pair]) -> dict:
+        """An empty LATENT for `pairs`."""
+        # batch_index: the host draws noises 0, 1, 2, ... from the seed and takes these, so batches do not matter.
+        side = self.settings.size // 8
+        return {"samples": torch.zeros(len(pairs), 4, side, side), "batch_index": [pair.index for pair in pairs]}
+
+    def alone(self, conditioning: list, latent: dict) -> Tensor:
+        """Samples of the foreground model in the stock sampler, from the noise the foreground stream starts with."""
+        s, samples = self.settings, latent["samples"]
+        noise = comfy.sample.prepare_noise(samples, s.seed, latent["batch_index"])
+        return comfy.sample.sample(
+            self.models.foreground, noise, s.steps, s.cfg, s.sampler, s.scheduler, conditioning,
+            self.conditioning([""]), samples, seed=s.seed, disable_pbar=True,
+        )  # fmt: skip
 
     def _text(self, text: str) -> list:
         if text not in self._texts:

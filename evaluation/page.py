@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,17 +74,21 @@ def strip(out: Path, method: str, index: int, height: int = 128) -> Image.Image 
     if not results.picture_path(out, method, index, "blended").is_file():
         return None
     pictures = [results.load_picture(out, method, index, stream) for stream in results.STREAMS]
-    y, x = np.indices(pictures[0].shape[:2]) // max(1, pictures[0].shape[0] // 16)
-    board = np.where((x + y) % 2, 0.8, 1.0)[..., None]
-    alpha = pictures[0][..., 3:]
-    pictures[0] = pictures[0][..., :3] * alpha + board * (1.0 - alpha)
+    pictures[0] = on_board(pictures[0])
     row = Image.fromarray(np.rint(np.concatenate(pictures, axis=1) * 255).astype(np.uint8))
     if row.height == height:
         return row
     return row.resize((row.width * height // row.height, height), Image.Resampling.LANCZOS)
 
 
-def sheet(out: Path, methods: list[str], indices: list[int], gap: int = 6, head: int = 18) -> Image.Image:
+def on_board(rgba: np.ndarray) -> np.ndarray:
+    """Straight RGBA (H, W, 4) laid on a light checkerboard: (H, W, 3), floats in [0, 1]."""
+    y, x = np.indices(rgba.shape[:2]) // max(1, rgba.shape[0] // 16)
+    board, alpha = np.where((x + y) % 2, 0.8, 1.0)[..., None], rgba[..., 3:]
+    return rgba[..., :3] * alpha + board * (1.0 - alpha)
+
+
+def sheet(out: Path, methods: Sequence[str], indices: Sequence[int], gap: int = 6, head: int = 18) -> Image.Image:
     """A picture for the documentation: a row per pair, a labelled strip per method."""
     rows = [[strip(out, method, index) for method in methods] for index in indices]
     if any(picture is None for row in rows for picture in row):

@@ -45,6 +45,18 @@ MORE_COLUMNS = (
     Column("seconds", "seconds a trio", 2),
     Column("cpu_seconds", "CPU seconds a trio", 2),
 )
+TRUTH_COLUMNS = (
+    Column("fg_shape", "FG shape, %", 0, 100.0),
+    Column("fg_colour", "FG colour, %", 0, 100.0),
+    Column("bg_pattern", "BG pattern, %", 0, 100.0),
+    Column("bg_tone", "BG tone, %", 0, 100.0),
+    Column("bg_object", "classifier finds an object in BG, %", 0, 100.0),
+    Column("bl_shape", "BL shape, %", 0, 100.0),
+    Column("bl_colour", "BL colour, %", 0, 100.0),
+    Column("bl_pattern", "BL pattern, %", 0, 100.0),
+    Column("bl_tone", "BL tone, %", 0, 100.0),
+)
+KNOWN = {column.key: column for column in (*COLUMNS, *MORE_COLUMNS, *TRUTH_COLUMNS)}
 
 
 @dataclass(frozen=True)
@@ -91,16 +103,18 @@ def markdown(rows: list[dict], columns: tuple[Column, ...] = COLUMNS) -> str:
              "|---|---|" + "---|" * len(columns)]  # fmt: skip
     for name in present(rows):
         count = sum(1 for row in rows if row["method"] == name)
-        cells = [_cell(bootstrap(list(values(rows, name, c.key).values())), c) for c in columns]
+        cells = [cell(bootstrap(list(values(rows, name, c.key).values())), c) for c in columns]
         lines.append(f"| {ALL[name].label} | {count} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(estimate: Estimate, column: Column) -> str:
+def cell(estimate: Estimate, column: Column, sign: str = "-") -> str:
+    """Mean ± half the width of its 95 % interval, as the column shows them; sign "+": with its sign, for differences."""
     if not estimate.count:
         return "-"
     half = (estimate.high - estimate.low) / 2 * column.factor
-    return f"{estimate.mean * column.factor:.{column.digits}f} ± {half:.{column.digits}f}"
+    mean = round(estimate.mean * column.factor, column.digits) + 0.0  # no "-0.0"
+    return f"{mean:{sign}.{column.digits}f} ± {half:.{column.digits}f}"
 
 
 def as_csv(rows: list[dict]) -> str:

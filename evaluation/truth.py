@@ -1,22 +1,22 @@
 """Do the demo's layers show what their prompts name? Judged by a classifier trained on drawn scenes.
 
-    python evaluation/truth.py DIR        adds truth.md and classifier.pt to the results in DIR
+    python evaluation/truth.py DIR [--quick]     adds truth.jsonl, accuracy.md and the classifier to the results in DIR
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 import torch
 from report import part
 
-FIELDS = {
-    "fg_shape": "FG shape", "fg_colour": "FG colour", "bg_pattern": "BG pattern", "bg_tone": "BG tone",
-    "bg_object": "object found in BG", "bl_shape": "BL shape", "bl_colour": "BL colour", "bl_pattern": "BL pattern",
-    "bl_tone": "BL tone",
-}  # fmt: skip
+LINES = "truth.jsonl"
+FIELDS = (
+    "fg_shape", "fg_colour", "bg_pattern", "bg_tone", "bg_object", "bl_shape", "bl_colour", "bl_pattern", "bl_tone"
+)  # fmt: skip
 
 
 def named(foreground: str, background: str) -> list[int]:
@@ -53,23 +53,29 @@ def judge(model, out: Path, rows: list[dict]) -> list[dict]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    out = parser.parse_args(argv).out
+    parser.add_argument("--quick", action="store_true", help="a classifier of a few seconds, which knows little")
+    options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    classifier, results, table = part("classifier"), part("results"), part("table")
-    model, weights = classifier.Classifier(), out / "classifier.pt"
-    if weights.is_file():
-        model.load_state_dict(torch.load(weights, weights_only=True))
-        model.eval()
-    else:
-        model = classifier.train()
-        torch.save(model.state_dict(), weights)
-    rows = results.latest(out)
-    scores = classifier.accuracy(model)
-    columns = tuple(table.Column(name, f"{heading}, %", 0, 100.0) for name, heading in FIELDS.items())
-    text = table.markdown(judge(model, out, rows), columns) + "\nThe classifier on drawn scenes it has not seen: "
-    text += ", ".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in scores.items()) + "\n"
-    (out / "truth.md").write_text(text, encoding="utf-8")
+    results, out = part("results"), options.out
+    model = _classifier(out, options.quick)
+    judged = judge(model, out, results.latest(out))
+    (out / LINES).write_text("".join(json.dumps(row) + "\n" for row in judged), encoding="utf-8")
+    scores = part("classifier").accuracy(model)
+    text = ", ".join(f"{name.replace('_', ' ')} {value:.1%}" for name, value in scores.items())
+    (out / "accuracy.md").write_text(f"The classifier on drawn scenes it has not seen: {text}\n", encoding="utf-8")
     return 0
+
+
+def _classifier(out: Path, quick: bool):
+    """The classifier kept in `out`, or one trained now and kept."""
+    classifier, weights = part("classifier"), out / ("classifier-quick.pt" if quick else "classifier.pt")
+    if weights.is_file():
+        model = classifier.Classifier()
+        model.load_state_dict(torch.load(weights, weights_only=True))
+        return model.eval()
+    model = classifier.train(scenes=100, steps=20) if quick else classifier.train()
+    torch.save(model.state_dict(), weights)
+    return model
 
 
 if __name__ == "__main__":

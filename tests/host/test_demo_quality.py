@@ -6,18 +6,15 @@ background with these models (docs/evidence.md). Thresholds stand a little below
 
 from __future__ import annotations
 
-import dataclasses
-
-import comfy.sample
 import pytest
 import torch
 
-from layerfusion_pack.evaluation import generate, methods, models, prompts
+from layerfusion_pack.evaluation import generate, methods, models, plan, prompts
 from layerfusion_pack.layerfusion_core import measures
 
 PAIRS = 20
 BATCH = 10
-SETTINGS = dataclasses.replace(models.DEMO, steps=12, ensemble=1)  # fewer than a user takes, to be quick
+SETTINGS = plan.SETTINGS  # fewer steps than a user takes, to be quick
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +34,9 @@ def measured() -> dict[str, torch.Tensor]:
 
 def alpha_alone(maker: generate.Generator, group: list[prompts.Pair]) -> torch.Tensor:
     """Alpha of the foreground model in the stock sampler, from the same noise."""
-    s, m = maker.settings, maker.models
-    latent = torch.zeros(len(group), 4, s.size // 8, s.size // 8)
-    noise = comfy.sample.prepare_noise(latent, s.seed, [pair.index for pair in group])
-    samples = comfy.sample.sample(
-        m.foreground, noise, s.steps, s.cfg, s.sampler, s.scheduler,
-        maker.conditioning([pair.foreground for pair in group]), maker.conditioning([""]), latent,
-        seed=s.seed, disable_pbar=True,
-    )  # fmt: skip
-    return m.transparent.decode(m.vae.decode(samples).float(), samples, s.ensemble)[1]
+    latent = maker.latent(group)
+    samples = maker.alone(maker.conditioning([pair.foreground for pair in group]), latent)
+    return maker.models.transparent.decode(maker.models.vae.decode(samples).float(), samples, SETTINGS.ensemble)[1]
 
 
 def test_alpha_covers_the_object_and_only_it(measured):

@@ -12,18 +12,13 @@ from pathlib import Path
 
 import comfy.supported_models
 import folder_paths
-import pytest
 import tiny
 import tiny_checkpoint
 import torch
 from safetensors.torch import save_file
 
-from layerfusion_pack.evaluation import experiments, generate, methods, models, prompts
-from layerfusion_pack.layerfusion_core.blending import blend
+from layerfusion_pack.evaluation import generate, methods, models, plan, prompts, results
 from layerfusion_pack.layerfusion_core.host.demo import MODELS
-from layerfusion_pack.layerfusion_core.masks import Masks
-from layerfusion_pack.layerfusion_core.options import BackgroundMode
-from layerfusion_pack.layerfusion_core.streams import StreamLayout
 
 EVALUATION = Path(__file__).resolve().parents[2] / "evaluation"
 
@@ -96,18 +91,9 @@ def test_prompts_of_other_lengths_get_batches_of_their_own():
     assert max(map(len, groups)) <= 10
 
 
-@pytest.mark.parametrize("name", experiments.UPDATES)
-def test_experiments_leave_the_foreground_alone_and_fit_where_masks_are_plain(name):
-    """With a mask of zeros everywhere blended and background agree as the update says; with ones each keeps its own."""
-    layout, a = StreamLayout(1), torch.randn(2, 3, 16, 8)
-    update = experiments._blend_with(blend, experiments.UPDATES[name])
-    for level in (0.0, 1.0):
-        masks = Masks(*(torch.full(shape, level) for shape in [(2, 1, 16), (2, 1, 16), (2, 16)]))
-        out = update(a, masks, layout, BackgroundMode.ADAPT, "attn1")
-        plain = blend(a, masks, layout, BackgroundMode.OFF, "attn1")
-        assert torch.allclose(out[:, 0], plain[:, 0])
-        if level:
-            assert torch.allclose(out, plain, atol=1e-6)
-        else:
-            assert torch.allclose(out[:, 1], out[:, 2], atol=1e-6)
-    assert torch.equal(update(a, masks, layout, BackgroundMode.ADAPT, "attn1", 0.0), a)
+def test_a_plan_makes_each_method_for_as_many_pairs_as_it_says(host, tmp_path):
+    script("run.py", "--host", str(host), "--out", str(tmp_path), "--plan", "quick", "--steps", "1", "--size", "64")
+    made: dict[str, set] = {}
+    for row in results.latest(tmp_path):
+        made.setdefault(row["method"], set()).add(row["index"])
+    assert made == {name: set(range(count)) for name, count in plan.counts(quick=True).items()}

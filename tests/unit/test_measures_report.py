@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import math
+import sys
 
 import numpy as np
 import pytest
 
-from layerfusion_pack.evaluation import methods, models, page, prompts, results, table
+from layerfusion_pack.evaluation import methods, models, page, plan, prompts, results, table
 
 
 def rows(count: int = 30) -> list[dict]:
@@ -52,6 +55,7 @@ def test_methods_start_with_the_reference_and_refuse_unknown_names():
     assert [m.name for m in methods.select("adapt,literal")] == ["independent", "adapt", "literal"]
     assert [m.name for m in methods.select("main")] == [m.name for m in methods.MAIN]
     assert len(methods.select("all")) == len(methods.ALL)
+    assert all(method.options["background_mode"] for method in methods.ALL.values() if method.name != methods.SEQUENTIAL)
     with pytest.raises(ValueError, match="unknown method 'adept'; known: main"):
         methods.select("adept")
 
@@ -89,7 +93,7 @@ def test_paired_differences_are_sharper_than_means():
 def test_table_and_csv():
     text = table.markdown(rows())
     assert text.count("\n") == 4
-    assert "| adapt, exact | 30 | 21.9 ± 0.3 |" in text
+    assert "| adapt | 30 | 21.9 ± 0.3 |" in text
     assert "| - |" in text  # no flicker was measured
     assert "adapt,outside_psnr,30,21.9" in table.as_csv(rows())
 
@@ -103,3 +107,47 @@ def test_the_page_holds_its_pictures_and_escapes_prompts(tmp_path):
     assert "a red &lt;circle&gt;" in text
     assert "http" not in text and "<script" not in text
     assert page.sheet(tmp_path, ["adapt"], [0, 0]).size == (384, 18 + 262)
+
+
+def test_the_plan_names_what_there_is():
+    for question in plan.QUESTIONS:
+        assert set(question.methods) <= set(methods.ALL)
+        assert set(question.columns) <= set(table.KNOWN)
+        assert question.against in ("", question.methods[0])
+    counts = plan.counts()
+    assert next(iter(counts)) == methods.INDEPENDENT
+    assert {counts[name] for name in plan.MODES} == {plan.PAIRS}
+    assert min(counts.values()) == plan.TREND
+    assert plan.counts(quick=True).keys() == counts.keys()
+
+
+def evidence():
+    """evaluation/evidence_page.py, a script."""
+    folder = prompts.FOLDER.parent
+    sys.path.append(str(folder))
+    try:
+        return importlib.import_module("evidence_page")
+    finally:
+        sys.path.remove(str(folder))
+
+
+def test_an_answer_takes_the_pairs_that_all_methods_have():
+    lines = [row for row in rows() if (row["method"], row["index"]) != ("adapt", 7)]
+    question = plan.Question("q", ("independent", "adapt"), ("outside_psnr",))
+    assert "the same 29 pairs" in evidence().answer(lines, question)
+    assert "the same 24 pairs" in evidence().answer(lines, dataclasses.replace(question, skip=5))
+    assert "not made" in evidence().answer(lines, dataclasses.replace(question, glass=True))
+    assert "not made" in evidence().answer(lines, dataclasses.replace(question, methods=("adapt", "share")))
+    text = evidence().answer(rows(), dataclasses.replace(question, against="independent"))
+    assert "; differences to independent" in text
+    assert "| adapt | +2.0 ± 0.0 |" in text
+    assert "| no blending (strength 0) | 19.9 ± 0.3 |" in text
+
+
+def test_the_page_has_a_place_for_every_table(tmp_path):
+    results.append(tmp_path, rows())
+    text = (prompts.FOLDER.parents[1] / "docs" / "evidence.md").read_text(encoding="utf-8")
+    tables = evidence().tables(tmp_path)
+    assert evidence().fill(text, tables).count("not made yet") == len(tables)
+    with pytest.raises(ValueError, match="the page has places for"):
+        evidence().fill(text, {**tables, "more": ""})

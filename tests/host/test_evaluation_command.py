@@ -1,0 +1,81 @@
+"""`dev.py evaluate`: ended and run again, and everything docs/evidence.md shows, in its quick form."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from layerfusion_pack.evaluation import plan
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def dev(host):
+    """Starts `dev.py evaluate` with some arguments, in this environment and on the host under test."""
+    variables = {**os.environ, "LAYERFUSION_DEV_READY": "1", "LAYERFUSION_DEV_HOST": str(host), "OMP_NUM_THREADS": "1"}
+
+    def start(*arguments: str) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, str(CHECKOUT / "dev.py"), "evaluate", *arguments], env=variables,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+
+    return start
+
+
+def finish(process: subprocess.Popen) -> str:
+    """What it said until it ended well."""
+    output = process.communicate(timeout=550)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def trios(out: Path) -> list[tuple]:
+    lines = (out / "results.jsonl").read_text().splitlines() if (out / "results.jsonl").is_file() else []
+    return [(row["method"], row["index"]) for row in map(json.loads, lines)]
+
+
+def test_ended_and_run_again(dev, tmp_path):
+    arguments = ("--out", str(tmp_path), "--n", "12", "--steps", "2", "--methods", "adapt", "--jobs", "1")
+    process = dev(*arguments)
+    while not trios(tmp_path) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    some = trios(tmp_path)
+    assert 0 < len(some) < 24
+    time.sleep(2)
+    assert trios(tmp_path) == some  # no worker went on
+    assert f"trios {24 - len(some)}/{24 - len(some)}" in finish(dev(*arguments))
+    assert trios(tmp_path)[: len(some)] == some
+    assert len(trios(tmp_path)) == len(set(trios(tmp_path))) == 24
+    assert "| adapt | 12 |" in (tmp_path / "table.md").read_text()
+
+
+def test_everything_the_page_shows(dev, tmp_path):
+    committed = (CHECKOUT / "docs" / "evidence.md").read_bytes()
+    finish(dev("--evidence", "--quick", "--out", str(tmp_path)))
+    page = (tmp_path / "page" / "evidence.md").read_text()
+    for name, text in re.findall(r"<!-- table (\w+) -->\n(.*?)<!-- end -->", page, re.DOTALL):
+        assert ("not made yet" in text) == (name == "modes"), name  # whose first pairs are left out
+        assert name in ("modes", "accuracy") or text.startswith("|")
+    assert {name for name, _ in trios(tmp_path)} == set(plan.counts(quick=True))
+    for picture in re.findall(r"\]\((evidence-\w+\.jpg)\)", page):
+        with Image.open(tmp_path / "page" / picture) as image:
+            assert image.width > 600
+    assert (CHECKOUT / "docs" / "evidence.md").read_bytes() == committed
+
+
+def test_the_plan_has_its_own_models_and_settings(dev, tmp_path):
+    process = dev("--evidence", "--steps", "3", "--out", str(tmp_path))
+    assert "leave out --models, --prompts and --steps" in process.communicate(timeout=60)[0]
+    assert process.returncode == 1

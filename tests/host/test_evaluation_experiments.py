@@ -1,0 +1,119 @@
+"""Experiments act as they say while they last, and leave the engine as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from layerfusion_pack.evaluation import experiments, generate, methods, models, prompts
+from layerfusion_pack.layerfusion_core.blending import blend
+from layerfusion_pack.layerfusion_core.host import engine
+from layerfusion_pack.layerfusion_core.host.sampling import sample_layers
+from layerfusion_pack.layerfusion_core.masks import Masks, norm
+from layerfusion_pack.layerfusion_core.options import BackgroundMode, LayerFusionOptions
+from layerfusion_pack.layerfusion_core.streams import StreamLayout
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def maker() -> generate.Generator:
+    return generate.Generator(models.load("demo"), models.Settings(size=64, steps=STEPS, cfg=4.5, ensemble=1))
+
+
+def run(maker: generate.Generator, name: str, **options):
+    """(latents of foreground, blended, background; the priors) of one pair with an experiment, "" for none."""
+    pair = prompts.read(prompts.FOLDER / "demo.txt")[0]
+    texts = [maker.conditioning([text]) for text in (pair.foreground, pair.blended_text, pair.background)]
+    s = maker.settings
+    with experiments.experiment(name):
+        layers, record = sample_layers(
+            maker.models.base, maker.models.foreground, texts, maker.conditioning([""]), maker.latent([pair]), s.seed,
+            s.steps, s.cfg, s.sampler, s.scheduler, 1.0, LayerFusionOptions(background_mode="adapt", **options),
+        )  # fmt: skip
+    return [layer["samples"] for layer in layers], record
+
+
+@pytest.fixture(scope="module")
+def plain(maker):
+    with torch.inference_mode():
+        return run(maker, "")
+
+
+@pytest.mark.parametrize("name", experiments.CHANGES)
+def test_an_experiment_changes_the_layers_and_is_undone(maker, plain, name):
+    owner, attribute, _ = experiments.CHANGES[name]
+    before = getattr(owner, attribute)
+    layers, _ = run(maker, name)
+    assert getattr(owner, attribute) is before
+    assert max((a - b).abs().max() for a, b in zip(layers, plain[0])) > 0.05
+    with pytest.raises(RuntimeError), experiments.experiment(name):
+        raise RuntimeError
+    assert getattr(owner, attribute) is before
+
+
+@pytest.mark.parametrize("name, own", [("once", 1), ("frozen", experiments.FROZEN_AFTER)])
+def test_masks_are_kept_from_the_evaluation_that_is_named(maker, name, own):
+    record = run(maker, name)[1]
+    kept = [torch.equal(a.structure, b.structure) for a, b in zip(record.maps, record.maps[1:])]
+    assert kept == [False] * (own - 1) + [True] * (STEPS - own)
+
+
+def test_masks_of_one_prior(maker):
+    for name in ("structure", "content"):
+        with experiments.experiment(f"{name}_only"):
+            found = run(maker, "")[1].images(2)
+        assert torch.allclose(found["soft"], norm(found[name].flatten(1)).view_as(found["soft"]), atol=1e-5)
+
+
+def test_words_are_not_the_end(maker, plain):
+    ours, theirs = run(maker, "words")[1].images(0), plain[1].images(0)
+    assert torch.equal(ours["structure"], theirs["structure"])
+    assert not torch.allclose(ours["content"], theirs["content"], atol=0.05)
+
+
+@pytest.mark.parametrize("name, tokens", [("fine", {16}), ("coarse", {4}), ("", {4, 16})])
+def test_resolutions_that_blend(maker, name, tokens, monkeypatch):
+    seen = set()
+
+    def spy(a, *rest):
+        seen.add(a.shape[2])
+        return blend(a, *rest)
+
+    monkeypatch.setattr(engine, "blend", spy)
+    run(maker, name)
+    assert seen == tokens
+
+
+def masks(level: float) -> Masks:
+    """Masks of one value."""
+    return Masks(*(torch.full(shape, level) for shape in [(2, 1, 16), (2, 1, 16), (2, 16)]))
+
+
+@pytest.mark.parametrize("name", experiments.UPDATES)
+def test_updates_leave_the_foreground_alone_and_fit_where_masks_are_plain(name):
+    """With a mask of zeros everywhere blended and background agree as the update says; with ones each keeps its own."""
+    layout, a = StreamLayout(1), torch.randn(2, 3, 16, 8)
+    update = experiments._blend_with(blend, experiments.UPDATES[name])
+    for level in (0.0, 1.0):
+        out = update(a, masks(level), layout, BackgroundMode.ADAPT, "attn1")
+        plain = blend(a, masks(level), layout, BackgroundMode.OFF, "attn1")
+        assert torch.allclose(out[:, 0], plain[:, 0])
+        if level:
+            assert torch.allclose(out, plain, atol=1e-6)
+        else:
+            assert torch.allclose(out[:, 1], out[:, 2], atol=1e-6)
+    assert torch.equal(update(a, masks(level), layout, BackgroundMode.ADAPT, "attn1", 0.0), a)
+
+
+def test_without_feedback_only_the_foreground_is_left_alone():
+    layout, a = StreamLayout(1), torch.randn(2, 3, 16, 8)
+    out = experiments._without_feedback(blend)(a, masks(0.7), layout, BackgroundMode.ADAPT, "attn1")
+    plain = blend(a, masks(0.7), layout, BackgroundMode.ADAPT, "attn1")
+    assert torch.equal(out[:, 0], a[:, 0])
+    assert torch.equal(out[:, 1:], plain[:, 1:])
+
+
+def test_every_experiment_is_a_method():
+    assert {m.experiment for m in methods.EXPERIMENTS} == set(experiments.CHANGES)
+    assert all(m.experiment == "" for m in (*methods.MAIN, *methods.CHOICES))
