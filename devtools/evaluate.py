@@ -32,6 +32,13 @@ def add_to(commands) -> None:
     parser.add_argument("--quick", action="store_true",
                         help=f"{QUICK_PAIRS} pairs, for a first look; with --evidence: two minutes, page in the results' folder")
     parser.add_argument("--steps", type=int, metavar="N", help="sampling steps")
+    parser.add_argument("--metrics", type=Path, metavar="FOLDER",
+                        help="the paper's Table 1 of --methods beside the rest; FOLDER: CLIP and Inception files, see "
+                             "evaluation/table1.py")
+    parser.add_argument("--study", type=int, metavar="N",
+                        help="two pages on which people rate N pairs of --methods and of no blending from 1 to 5, beside the rest")
+    parser.add_argument("--votes", type=Path, nargs="+", metavar="FILE",
+                        help="only sum up the files that people saved on the study's pages")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes side by side; default: 2 on a CPU's demo run")
     parser.add_argument("--out", type=Path, default=Path("layerfusion-evaluation"), metavar="DIR",
                         help="where results go; what is there already is not made again (default: %(default)s)")
@@ -44,6 +51,10 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
     if options.evidence and (options.models != "demo" or options.prompts or options.steps):
         raise Problem("--evidence fixes models, prompts and settings; leave out --models, --prompts and --steps.")
     out = options.out.absolute()
+    if options.votes:
+        _script(checkout, "study.py", str(out), "--votes", *map(str, options.votes))
+        say((out / "votes.md").read_text(encoding="utf-8"))
+        return 0
     out.mkdir(parents=True, exist_ok=True)
     (out / ".gitignore").write_text("*\n", encoding="utf-8")
     count = options.n or (QUICK_PAIRS if options.quick else PAIRS)
@@ -52,7 +63,8 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
     if options.evidence:
         command += ["--plan", "quick" if options.quick else "full"]
     else:
-        command += ["--methods", options.methods, "--n", str(count)]
+        methods = options.methods + (",reference" if options.metrics else "")
+        command += ["--methods", methods, "--n", str(count)]
     for name in ("prompts", "steps"):
         if getattr(options, name):
             command += [f"--{name}", str(getattr(options, name))]
@@ -64,6 +76,12 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
     if options.evidence:
         _evidence(checkout, host, out, options.quick)
     _script(checkout, "report.py", str(out))
+    if options.metrics:
+        _script(checkout, "table1.py", str(out), "--metrics", str(options.metrics.absolute()))
+        say((out / "table1.md").read_text(encoding="utf-8"))
+    if options.study:
+        _script(checkout, "study.py", str(out), "--methods", options.methods, "--pairs", str(options.study))
+        say(f"  {out / 'study' / 'index.html'}")
     say((out / "table.md").read_text(encoding="utf-8"))
     say(f"{time.monotonic() - started:.0f} s")
     for name in ("results.jsonl", "table.md", "table.csv", "index.html"):

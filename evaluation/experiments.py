@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from ..layerfusion_core.host import engine, guider
 from ..layerfusion_core.host.conditioning import EOS_KEY
-from ..layerfusion_core.masks import norm, resize_map
+from ..layerfusion_core.masks import grow, norm, resize_map
 from ..layerfusion_core.options import BackgroundMode
 from ..layerfusion_core.prior_maps import PriorMaps
 
@@ -50,9 +51,9 @@ def _share(mask: Callable, weight: float = 0.5) -> Callable:
 
 
 UPDATES = {
-    "hard": _hard, "grown": _grown, "from_grown": _from_grown, "share_hard": _share(lambda masks: masks.hard[:, 0]),
-    "share_soft": _share(lambda masks: masks.soft[:, 0]), "share_30": _share(lambda masks: masks.grown, 0.3),
+    "hard": _hard, "grown": _grown, "from_grown": _from_grown, "share_soft": _share(lambda masks: masks.soft[:, 0]),
     "share_70": _share(lambda masks: masks.grown, 0.7),
+    "share_mixed": _share(lambda masks: masks.grown if masks.grown.shape[-1] > 16 else masks.hard[:, 0]),
 }  # fmt: skip
 
 
@@ -134,11 +135,41 @@ def _only(fine: bool):
     return change
 
 
+def _one_scene(threshold: float) -> Callable:
+    """Outside a mask, blended and background take the mean of their predictions, too.
+
+    The mask: the last block's grown soft mask m, made hard at `threshold` as sigmoid(d (m - threshold)); 0.5 = `grown`.
+    """
+
+    def change(original: Callable) -> Callable:
+        def predict_noise(self, x, timestep, model_options=None, seed=None):
+            out, run = original(self, x, timestep, model_options, seed), self.run
+            if not run.active or run.maps is None:
+                return out
+            layout, grid = run.layout, run.maps.grids[run.last]
+            soft = grow(run.masks(run.last).soft, grid)
+            inside = torch.sigmoid(run.options.hardness * (soft - threshold))
+            inside = F.interpolate(inside.unflatten(-1, grid)[:, None], out.shape[-2:], mode="bilinear").to(out)
+            streams = list(layout.grouped(out).unbind(1))
+            scene = (streams[layout.blended] + streams[layout.background]) / 2
+            for stream in (layout.blended, layout.background):
+                streams[stream] = torch.lerp(scene, streams[stream], inside)
+            return layout.stack(streams)
+
+        return predict_noise
+
+    return change
+
+
 CHANGES: dict[str, tuple[Any, str, Callable]] = {
-    **{name: (engine, "blend", lambda original, u=update: _blend_with(original, u)) for name, update in UPDATES.items()},
+    **{
+        name: (engine, "blend", lambda original, u=update: _blend_with(original, u)) for name, update in UPDATES.items()
+    },
     "no_feedback": (engine, "blend", _without_feedback),
     "structure_only": (PriorMaps, "soft", _structure_only),
     "content_only": (PriorMaps, "soft", _content_only),
+    "scene": (guider.LayerFusionGuider, "predict_noise", _one_scene(0.25)),
+    "scene_tight": (guider.LayerFusionGuider, "predict_noise", _one_scene(0.5)),
     "words": (guider, "text_columns", _words),
     "once": (engine.BlendRun, "begin_evaluation", _once),
     "frozen": (engine.BlendRun, "begin_evaluation", _frozen),

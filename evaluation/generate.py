@@ -66,8 +66,8 @@ class Generator:
         streams = [self.conditioning(stream) for stream in texts]
         with experiment(method.experiment):
             layers, record = sample_layers(
-                self.models.base, self.models.foreground, streams, self._text(""), self.latent(pairs), s.seed, s.steps, s.cfg,
-                s.sampler, s.scheduler, 1.0, LayerFusionOptions(**method.options),
+                self.models.base, self.models.foreground, streams, self._text(""), self.latent(pairs),
+                s.seed + method.seed, s.steps, s.cfg, s.sampler, s.scheduler, 1.0, LayerFusionOptions(**method.options),
             )  # fmt: skip
         foreground, blended, background = (self.models.vae.decode(layer["samples"]).float() for layer in layers)
         colour, alpha = self.models.transparent.decode(foreground, layers[0]["samples"], s.ensemble)

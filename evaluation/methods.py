@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-INDEPENDENT, SEQUENTIAL = "independent", "sequential"
+INDEPENDENT, SEQUENTIAL, REFERENCE = "independent", "sequential", "reference"
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Method:
     """One row of the table.
 
     options: fields of LayerFusionOptions; blended_text: "auto", or "background" (the background stream's prompt);
-    experiment: a change of experiments.py.
+    experiment: a change of experiments.py; seed: added to the settings' seed.
     """
 
     name: str
@@ -20,6 +20,7 @@ class Method:
     options: dict = field(default_factory=dict)
     blended_text: str = "auto"
     experiment: str = ""
+    seed: int = 0
 
 
 def _method(name: str, label: str, mode: str = "adapt", experiment: str = "", text: str = "auto", **options) -> Method:
@@ -35,6 +36,7 @@ MAIN = (
     _method("from_background", "from_background", "from_background"),
 )
 CHOICES = (
+    Method(REFERENCE, "no blending, another seed", {"background_mode": "adapt", "strength": 0.0}, seed=1),
     Method(SEQUENTIAL, "foreground pasted on background (naive alpha-over)"),
     _method("off", "off: background never follows", "off"),
     _method("adapt_previous", "adapt, previous_step", prior_mode="previous_step"),
@@ -44,8 +46,6 @@ CHOICES = (
     _method("cross_only", "cross-attention only", self_attention=False),
     *(_method(f"hardness_{d}", f"hardness {d}", hardness=float(d)) for d in (2, 5, 20, 50)),
     _method("strength_50", "strength 0.5", strength=0.5),
-    _method("strength_75", "strength 0.75", strength=0.75),
-    _method("start_10", "starts at 0.1 of the schedule", start_percent=0.1),
     _method("start_20", "starts at 0.2 of the schedule", start_percent=0.2),
     _method("end_50", "ends at 0.5 of the schedule", end_percent=0.5),
     _method("end_80", "ends at 0.8 of the schedule", end_percent=0.8),
@@ -61,9 +61,8 @@ EXPERIMENTS = (
             ("hard", "adapt by the hard mask"),
             ("grown", "adapt by the grown hard mask"),
             ("share_soft", "share, outside the soft mask"),
-            ("share_hard", "share, outside the hard mask"),
-            ("share_30", "share, the scene 0.3 blended + 0.7 background"),
             ("share_70", "share, the scene 0.7 blended + 0.3 background"),
+            ("share_mixed", "share, grown mask in the finer blocks only"),
             ("from_grown", "from_background by the grown hard mask"),
             ("no_feedback", "no feedback into the foreground"),
             ("structure_only", "structure prior only"),
@@ -74,11 +73,10 @@ EXPERIMENTS = (
             ("coarse", "only in blocks of the coarser resolution"),
         )
     ),
-    *(
-        _method(f"x_once_{at}", f"experiment: starts at {at / 100:.1f}, masks of that step kept", experiment="once",
-                start_percent=at / 100)
-        for at in (10, 20)
-    ),
+    _method("x_scene", "experiment: share, predictions shared outside too", "share", "scene"),
+    _method("x_scene_self", "experiment: adapt_self, predictions shared outside too", "adapt_self", "scene"),
+    _method("x_scene_tight", "experiment: share, predictions shared outside the grown hard mask", "share", "scene_tight"),
+    _method("x_once_20", "experiment: starts at 0.2, masks of that step kept", experiment="once", start_percent=0.2),
 )  # fmt: skip
 SETS = {"main": MAIN, "choices": CHOICES, "experiments": EXPERIMENTS, "all": (*MAIN, *CHOICES, *EXPERIMENTS)}
 ALL = {method.name: method for method in SETS["all"]}

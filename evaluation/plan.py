@@ -10,7 +10,7 @@ from .models import DEMO
 
 SETTINGS = dataclasses.replace(DEMO, steps=12, ensemble=1)  # as the quality tests; 8 passes bring nothing on the demo
 SETTINGS_OF = {"full": SETTINGS, "quick": dataclasses.replace(SETTINGS, steps=3)}
-PAIRS, TREND = 200, 40  # where a decision hangs on the numbers, and where a trend is enough
+PAIRS, TREND = 200, 30  # where a decision hangs on the numbers, and where a trend is enough
 QUICK_PAIRS, QUICK_TREND = 3, 1
 SEEN = 50  # the first pairs of the list: the modes were thought of on these
 
@@ -34,25 +34,26 @@ class Question:
     glass: bool | None = None
 
 
-MODES = ("independent", "adapt", "share", "adapt_self", "literal", "from_background")
-MASKS = ("share", "x_share_soft", "x_share_hard", "x_share_30", "x_share_70", "x_grown", "x_hard", "x_from_grown")
+MODES = ("independent", "adapt", "share", "x_scene", "adapt_self", "literal", "from_background")
+MASKS = ("share", "x_share_soft", "x_share_mixed", "x_share_70", "x_grown", "x_hard",
+         "x_from_grown", "x_scene", "x_scene_tight", "x_scene_self")
 QUESTIONS = (
-    Question("blending", ("independent", "sequential", "adapt", "share"), (*SCENE, "inside_psnr", "shown_share", "alpha_iou")),
+    Question("blending", ("independent", "sequential", "adapt", "share", "x_scene"), LAYERS),
     Question("modes", MODES, (*SCENE, *CLEAN, "inside_psnr"), skip=SEEN),
-    Question("modes_glass", ("independent", "adapt", "share", "adapt_self"), LAYERS, glass=True),
+    Question("modes_glass", ("independent", "adapt", "share", "x_scene", "adapt_self"), LAYERS, glass=True),
     Question("off", ("adapt", "off"), LAYERS),
     Question("masks", MASKS, LAYERS, against="share"),
-    Question("prior", ("adapt", "adapt_previous", "x_frozen", "x_once_10", "x_once_20"),
+    Question("prior", ("adapt", "adapt_previous", "x_frozen", "x_once_20"),
              (*LAYERS, "flicker", "cpu_seconds"), against="adapt"),
     Question("prior_share", ("share", "share_previous"), (*LAYERS, "flicker", "cpu_seconds"), against="share"),
     Question("strength", ("adapt", "x_no_feedback", "hardness_2", "hardness_5", "hardness_20", "hardness_50",
-                          "strength_50", "strength_75", "start_10", "start_20", "end_50", "end_80", "self_only",
+                          "strength_50", "start_20", "end_50", "end_80", "self_only",
                           "cross_only", "x_fine", "x_coarse"), against="adapt"),
     Question("noise", ("independent", "independent_noise", "adapt", "adapt_noise", "share", "share_noise",
                        "background_prompt")),
     Question("maps", ("adapt", "x_words", "x_structure_only", "x_content_only"), against="adapt"),
-    Question("shadow", ("independent", "adapt", "share", "adapt_self"), ("shadow",)),
-    Question("truth", ("independent", "adapt", "share", "adapt_self"),
+    Question("shadow", ("independent", "adapt", "share", "x_scene", "adapt_self"), ("shadow",)),
+    Question("truth", ("independent", "adapt", "share", "x_scene", "adapt_self"),
              ("fg_shape", "fg_colour", "bg_pattern", "bg_tone", "bl_shape", "bl_colour", "bl_pattern", "bl_tone")),
 )  # fmt: skip
 MANY = frozenset({*MODES, methods.SEQUENTIAL})

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.votes:
             (options.out / "votes.md").write_text(summary(options.out, options.votes), encoding="utf-8")
         else:
-            write(options.out, options.methods.split(","), options.pairs)
+            write(options.out, [method.name for method in part("methods").select(options.methods)], options.pairs)
     except ValueError as error:
         parser.error(str(error))
     return 0
