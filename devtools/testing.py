@@ -1,8 +1,12 @@
-"""``dev.py test``: each tier in a pytest process of its own, then a closing line per tier and what was not run."""
+"""``dev.py test``: each tier in a process of its own, then a closing line per tier and what was not run.
+
+pytest runs the tiers, Node.js's own test runner the one of the page's scripts.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,15 +26,18 @@ class Tier:
     name: str
     label: str
     needs_host: bool = False
+    files: str = "test_*.py"
 
     @property
     def folder(self) -> str:
         return f"tests/{self.name}"
 
 
-TIERS = (Tier("unit", "unit"), Tier("reference", "reference"), Tier("host", "host (in process)", True),
+WEB = Tier("web", "web (Node.js)", files="*.test.mjs")
+TIERS = (Tier("unit", "unit"), Tier("reference", "reference"), WEB, Tier("host", "host (in process)", True),
          Tier("server", "server (HTTP)", True))
 GET_A_HOST = "put a ComfyUI at ~/comfy/ComfyUI or set COMFYUI_PATH to one, and run this again"
+GET_NODE = "install Node.js 20 or newer (its program is called node), and run this again"
 NO_TESTS_COLLECTED = 5
 PARALLEL = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
 """One single-threaded process per core, a test file at a time each."""
@@ -41,7 +48,7 @@ START_PYTEST = ("import os, sys; sys.path[:] = [p for p in sys.path if p not in 
 
 @dataclass
 class Result:
-    """Counts of one tier; ``code`` is pytest's exit code."""
+    """Counts of one tier; ``code`` is the exit code of its test runner."""
 
     passed: int = 0
     failed: int = 0
@@ -55,7 +62,7 @@ class Result:
 
     @property
     def bad(self) -> bool:
-        """Failed tests, or a pytest that ended in a way its counts do not show (a crash, a wrong argument)."""
+        """Failed tests, or a runner that ended in a way its counts do not show (a crash, a wrong argument)."""
         return self.failed > 0 or self.code not in (0, NO_TESTS_COLLECTED)
 
 
@@ -71,9 +78,15 @@ def run(checkout: Path, host: Path | None, arguments: list[str]) -> int:
         if tier.needs_host and host is None:
             not_run.append(f"NOT RUN: {tier.label.upper()} TESTS, THERE IS NO COMFYUI. What to do: {GET_A_HOST}.")
             continue
-        if not any((checkout / tier.folder).glob("**/test_*.py")):
+        if not any((checkout / tier.folder).glob(f"**/{tier.files}")):
+            continue
+        if tier is WEB and shutil.which("node") is None:
+            not_run.append(f"NOT RUN: {tier.label.upper()} TESTS, THERE IS NO NODE.JS. What to do: {GET_NODE}.")
             continue
         say(f"\n== {tier.label} ==")
+        if tier is WEB:
+            results[tier.name] = _node(checkout, paths)
+            continue
         side_by_side = [] if tier.name == "server" else PARALLEL  # the server tier has one server
         results[tier.name] = _pytest(checkout, host, paths or [tier.folder], [*side_by_side, *options])
     return close(results, not_run, host)
@@ -89,7 +102,7 @@ def close(results: dict[str, Result], not_run: list[str], host: Path | None) -> 
         if tier.name not in results:
             continue
         result = results[tier.name]
-        note = "" if result.failed or not result.bad else f" (PYTEST ENDED WITH CODE {result.code}, see above)"
+        note = "" if result.failed or not result.bad else f" (ENDED WITH CODE {result.code}, see above)"
         say(f"{tier.label}: {result} in {result.seconds:.0f} s{note}")
         total.passed += result.passed
         total.failed += result.failed
@@ -134,8 +147,22 @@ def _pytest(checkout: Path, host: Path | None, paths: list[str], options: list[s
     return result
 
 
+def _node(checkout: Path, paths: list[str]) -> Result:
+    """One run of Node.js's own test runner over the given files, or all of its tier; it reports as pytest does."""
+    files = [path for path in paths if Path(path).is_file()] or sorted((checkout / WEB.folder).glob(f"**/{WEB.files}"))
+    with tempfile.TemporaryDirectory(prefix="layerfusion-") as folder:
+        report = Path(folder) / "report.xml"
+        command = ["node", "--test", "--test-reporter=spec", "--test-reporter-destination=stdout",
+                   "--test-reporter=junit", f"--test-reporter-destination={report}", *map(str, files)]
+        started = time.monotonic()
+        code = subprocess.run(command, cwd=checkout).returncode
+        result = read_report(report)
+    result.seconds, result.code = time.monotonic() - started, code
+    return result
+
+
 def read_report(report: Path) -> Result:
-    """Counts from a JUnit XML file; nothing counted when pytest wrote none."""
+    """Counts from a JUnit XML file; nothing counted when the runner wrote none."""
     if not report.is_file():
         return Result()
     cases = list(ElementTree.parse(report).getroot().iter("testcase"))

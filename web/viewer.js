@@ -6,7 +6,7 @@ import { ViewerElement } from "./viewer_element.mjs";
 import { outputKey, viewPath } from "./viewer_model.mjs";
 
 const NODE = "LayerFusionSaveLayers";
-const HEIGHT = 340;
+const SIZE = { minHeight: 340, minWidth: 260 };
 const viewers = new Map(); // node -> its viewer
 
 /** Gives the canvas what is meant for it: wheel and middle button go on zooming and panning over the viewer. */
@@ -38,9 +38,10 @@ app.registerExtension({
     if (node.constructor.comfyClass !== NODE) return;
     const viewer = new ViewerElement((file) => api.apiURL(viewPath(file)));
     passThrough(viewer.element);
-    const options = { serialize: false, hideOnZoom: false, getMinHeight: () => HEIGHT };
+    const options = { serialize: false, hideOnZoom: false };
     const widget = node.addDOMWidget("layers_viewer", "layerfusion_viewer", viewer.element, options);
     widget.serialize = false; // nothing of it belongs into the saved graph
+    widget.computeLayoutSize = () => SIZE;
     viewers.set(node, viewer);
 
     // The host's own preview of the same pictures is not drawn beside the viewer, in the canvas and in Nodes 2.0.
@@ -56,10 +57,12 @@ app.registerExtension({
       onRemoved?.call(this);
       viewers.delete(node);
     };
-    node.setSize([Math.max(node.size[0], 380), node.computeSize()[1]]);
+    node.setSize([380, node.computeSize()[1]]);
   },
 
   loadedGraphNode(node) {
+    if (!viewers.has(node)) return;
+    if (node.size[0] < SIZE.minWidth) node.setSize([SIZE.minWidth, node.size[1]]); // saved before there was a viewer
     showOutput(node, app.nodeOutputs);
   },
 

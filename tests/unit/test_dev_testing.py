@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,28 @@ def test_without_a_host_its_tiers_are_named_in_capitals(tmp_path, capsys):
     assert testing.run(tmp_path, None, []) == 1
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("NOT RUN")]
     assert len(lines) == 2 and all("COMFYUI_PATH" in line for line in lines)
+
+
+def web_tests(folder: Path, body: str) -> Path:
+    """A checkout with one test of the page's scripts."""
+    (folder / "tests" / "web").mkdir(parents=True)
+    (folder / "tests" / "web" / "some.test.mjs").write_text(f"import {{ test }} from 'node:test';\n{body}\n")
+    return folder
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="NO NODE.JS: install Node.js 20 or newer")
+def test_the_pages_scripts_are_tested_and_their_failures_count(tmp_path, capsys):
+    good = web_tests(tmp_path / "good", "test('a', () => {}); test('b', { skip: 'NO GIZMO' }, () => {});")
+    assert testing.run(good, None, []) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("web (Node.js): 1 passed, 0 failed, 1 skipped") for line in lines)
+    assert any("NO GIZMO" in line for line in lines) and lines[-1] == "1 passed, 0 failed, 1 skipped"
+    bad = web_tests(tmp_path / "bad", "test('a', () => { throw Error('x'); });")
+    assert testing.run(bad, None, []) == 1
+    assert testing.run(web_tests(tmp_path / "broken", "import './none.mjs';"), None, []) == 1
+
+
+def test_without_nodejs_the_web_tests_are_named_in_capitals(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(testing.shutil, "which", lambda name: None)
+    assert testing.run(web_tests(tmp_path, ""), None, []) == 1
+    assert "NOT RUN: WEB (NODE.JS) TESTS, THERE IS NO NODE.JS. What to do:" in capsys.readouterr().out

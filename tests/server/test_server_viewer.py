@@ -1,0 +1,282 @@
+"""The viewer of Save Layers in a real browser: the demo graph dropped on the page, run, and looked at like a person does."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy
+import pytest
+from PIL import Image
+
+from layerfusion_pack.devtools import browser, graph
+from layerfusion_pack.devtools.console import Problem
+
+VIEWER = "document.querySelector('.layerfusion-viewer')"
+NODE = "app.graph.nodes.find((node) => node.type === 'LayerFusionSaveLayers')"
+LAYERS = ("blended", "foreground", "background")
+LIKE = 10.0  # mean difference of levels between a picture and its view on the page; another layer differs by far more
+
+
+class Page:
+    """The page with the demo graph in it."""
+
+    def __init__(self, window: browser.Browser, server) -> None:
+        self.window, self.server = window, server
+        self.run, self.wait, self.key = window.run, window.wait, window.key
+
+    def rectangle(self, selector: str) -> dict[str, float]:
+        """Where an element of the viewer lies in the window."""
+        return self.run(f"{VIEWER}.querySelector('{selector}').getBoundingClientRect().toJSON()")
+
+    def middle(self, selector: str) -> tuple[float, float]:
+        box = self.rectangle(selector)
+        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def start(self) -> None:
+        """Run the graph, as Ctrl-Enter does anywhere on the page."""
+        self.run("document.activeElement.blur()")
+        self.key("Enter", control=True)
+
+    def press(self, *keys: str) -> None:
+        """Press keys in the viewer."""
+        self.run(f"{VIEWER}.focus()")
+        for key in keys:
+            self.key(key)
+
+    def click(self, selector: str) -> None:
+        self.window.click(*self.middle(selector))
+
+    def pressed(self) -> list[str]:
+        """Names of the buttons that are pressed."""
+        return self.run(f"[...{VIEWER}.querySelectorAll('[aria-pressed=true]')].map((x) => x.className)")
+
+    def caption(self) -> str:
+        return self.run(f"{VIEWER}.querySelector('.caption').value")
+
+    def files(self, row: int) -> dict[str, numpy.ndarray]:
+        """The saved layers of one picture of the batch, as floats in 0..255."""
+        saved = self.run(f"app.nodeOutputs[{NODE}.id].layerfusion_layers")[row]
+        return {name: self.picture(saved[name]) for name in LAYERS}
+
+    def picture(self, file: dict[str, str]) -> numpy.ndarray:
+        query = "&".join(f"{key}={value}" for key, value in file.items())
+        return numpy.asarray(Image.open(io.BytesIO(self.server.get(f"/view?{query}"))), dtype=float)
+
+    def seen(self) -> numpy.ndarray:
+        """What the page really draws where the picture lies, (32, 32, 3)."""
+        self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        box = self.rectangle(".sheet")
+        return small(Image.open(io.BytesIO(self.window.screenshot(box))).convert("RGB"))
+
+    def looks_like(self, picture: numpy.ndarray) -> bool:
+        return abs(self.seen() - small(Image.fromarray(picture.round().astype("uint8")).convert("RGB"))).mean() < LIKE
+
+
+def small(picture: Image.Image) -> numpy.ndarray:
+    return numpy.asarray(picture.resize((32, 32), Image.Resampling.BOX), dtype=float)
+
+
+def over(foreground: numpy.ndarray, behind) -> numpy.ndarray:
+    alpha = foreground[..., 3:] / 255
+    return foreground[..., :3] * alpha + behind * (1 - alpha)
+
+
+@pytest.fixture(scope="module")
+def demo_file(demo_workflow, object_info, tmp_path_factory):
+    """The demo graph with a batch of two, as a file to drop."""
+    if browser.find() is None:
+        pytest.skip("NO CHROMIUM: install one to test the viewer (on Debian and Ubuntu: chromium)")
+    file = tmp_path_factory.mktemp("drop") / "demo.json"
+    workflow = graph.with_widgets(demo_workflow, object_info, "EmptyLatentImage", batch_size=2)
+    file.write_text(json.dumps(workflow), encoding="utf-8")
+    return file
+
+
+def opened(window: browser.Browser, server, file, new_nodes: bool) -> Page:
+    """The page after the drop of the graph, with Save Layers in the middle of the window."""
+    server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": new_nodes})
+    page = Page(window, server)
+    for last in (False, False, True):  # a busy page now and then misses a file that falls while it settles
+        window.open(f"http://{server.address}/")
+        page.wait("window.app?.vueAppReady && app.extensionManager.spinner === false")
+        window.drop(file, 800, 500)
+        try:
+            page.wait(f"app.graph.nodes.length > 10 && {NODE}", 30 if last else 15)
+            break
+        except Problem:
+            if last:
+                raise
+    page.run(f"""(() => {{
+        const node = {NODE}, view = app.canvas.ds;
+        view.scale = 1;
+        view.offset = [150 - node.pos[0], 200 - node.pos[1]];
+        app.canvas.setDirty(true, true);
+    }})()""")
+    return page
+
+
+@pytest.fixture(scope="module", params=["classic", "Nodes 2.0"])
+def page(request, server, demo_file):
+    """The page with the demo graph, before the run."""
+    with browser.Browser() as window:
+        page = opened(window, server, demo_file, request.param == "Nodes 2.0")
+        if request.param == "Nodes 2.0" and not page.run("Boolean(document.querySelector('[data-testid=node-widgets]'))"):
+            pytest.skip("The Nodes 2.0 of this ComfyUI do not show the widgets of node packs yet")
+        page.wait(f"{VIEWER}?.getBoundingClientRect().height > 100", 30)
+        yield page
+
+
+@pytest.fixture
+def ran(page):
+    """The page after the run, fitted, with the blended picture of the first sample."""
+    if not page.run(f"Boolean(app.nodeOutputs[{NODE}.id])"):
+        page.start()
+    page.wait(f"[...{VIEWER}.querySelectorAll('.sheet img')].every((x) => x.naturalWidth)", 120)
+    page.press("1", "ArrowLeft")
+    return page
+
+
+def test_before_the_run_the_viewer_says_what_to_do(page):
+    assert page.run(f"{VIEWER}.querySelector('.note').textContent") == "Run the workflow to see the layers here."
+    assert page.run(f"[...{VIEWER}.querySelectorAll('.segments button')].map((x) => x.ariaDisabled)") == ["true"] * 5
+
+
+def test_the_run_shows_the_blended_picture(ran):
+    assert "blended" in ran.pressed() and ran.looks_like(ran.files(0)["blended"])
+    assert ran.caption() == "The blended picture, 1 of 2"
+    sources = ran.run(f"[...{VIEWER}.querySelectorAll('img')].map((x) => x.src)")
+    assert len(sources) == 7 and all("/view?filename=" in source for source in sources)
+
+
+def test_keys_choose_what_to_see(ran):
+    files = ran.files(0)
+    ran.press("3")
+    assert ran.looks_like(files["background"]) and not ran.looks_like(files["blended"])
+    ran.press("4")
+    assert ran.looks_like(files["foreground"][..., 3])
+    ran.press("2", "b", "b")
+    assert "swatch light" in ran.pressed() and ran.looks_like(over(files["foreground"], 250.0))
+    ran.press("b")
+    assert ran.looks_like(over(files["foreground"], numpy.array([0.0, 177.0, 64.0])))
+    ran.press("b", "5")
+    names = ran.run(f"[...{VIEWER}.querySelectorAll('figure')].filter((x) => x.offsetHeight > 20).map((x) => x.innerText)")
+    assert names == ["Structure prior", "Content confidence", "Soft mask", "Hard mask"]
+
+
+def test_eyes_choose_the_layers_that_are_composited(ran):
+    files = ran.files(0)
+    ran.click(".eyes button:nth-child(1)")
+    assert ran.caption() == "Foreground over background, 1 of 2"
+    assert ran.looks_like(over(files["foreground"], files["background"]))
+    ran.click(".eyes button:nth-child(2)")
+    assert ran.looks_like(files["background"])
+    ran.click(".eyes button:nth-child(3)")
+    assert ran.caption() == "All layers hidden, 1 of 2"
+
+
+def test_the_slider_divides_blended_picture_and_background(ran):
+    files = ran.files(0)
+    ran.press("c")
+    x, y = ran.middle(".divider")
+    box = ran.rectangle(".sheet")
+    ran.window.mouse("mousePressed", x, y, button="left", buttons=1, clickCount=1)
+    for share in (0.5, 0.4, 0.25):
+        ran.window.mouse("mouseMoved", box["x"] + share * box["width"], y, button="left", buttons=1)
+    ran.window.mouse("mouseReleased", box["x"] + 0.25 * box["width"], y, button="left", clickCount=1)
+    assert ran.run(f"{VIEWER}.querySelector('.divider').ariaValueNow") == "25"
+    expected = files["background"].copy()
+    expected[:, :32] = files["blended"][:, :32]
+    assert ran.looks_like(expected)
+    ran.run(f"{VIEWER}.querySelector('.divider').focus()")
+    for key in ("ArrowRight", "End"):
+        ran.key(key)
+    assert ran.looks_like(files["blended"])
+
+
+def test_the_pager_goes_through_the_batch(ran):
+    ran.click(".pager .next")
+    ran.wait(f"{VIEWER}.querySelector('.sheet img').complete")
+    assert ran.run(f"{VIEWER}.querySelector('.pager span').textContent") == "2 / 2"
+    assert ran.looks_like(ran.files(1)["blended"]) and not ran.looks_like(ran.files(0)["blended"])
+
+
+def test_zoom_shows_pixels_of_the_picture_as_pixels_of_the_screen(ran):
+    for width in (128, 512):
+        ran.press("z")
+        assert round(ran.rectangle(".sheet")["width"]) == width
+    before = ran.rectangle(".sheet")
+    x, y = ran.middle(".stage")
+    ran.window.mouse("mousePressed", x, y, button="left", buttons=1, clickCount=1)
+    ran.window.mouse("mouseMoved", x + 40, y - 30, button="left", buttons=1)
+    ran.window.mouse("mouseReleased", x + 40, y - 30, button="left", clickCount=1)
+    after = ran.rectangle(".sheet")
+    assert (round(after["x"] - before["x"]), round(after["y"] - before["y"])) == (40, -30)
+    ran.press("z")
+    assert ran.rectangle(".sheet")["height"] <= ran.rectangle(".stage")["height"]
+
+
+def test_wheel_and_middle_button_belong_to_the_canvas(ran):
+    x, y = ran.middle(".stage")
+    scale, offset = ran.run("[app.canvas.ds.scale, [...app.canvas.ds.offset]]")
+    ran.window.mouse("mouseWheel", x, y, deltaX=0, deltaY=120)
+    ran.wait(f"app.canvas.ds.scale < {scale}", 10)
+    ran.run(f"app.canvas.ds.scale = {scale}; app.canvas.ds.offset = {offset}; app.canvas.setDirty(true, true)")
+    ran.window.mouse("mousePressed", x, y, button="middle", buttons=4, clickCount=1)
+    for step in (10, 40):
+        ran.window.mouse("mouseMoved", x + step, y, button="middle", buttons=4)
+    ran.window.mouse("mouseReleased", x + 40, y, button="middle", clickCount=1)
+    ran.wait(f"Math.abs(app.canvas.ds.offset[0] - {offset[0]} - 40) < 2", 10)
+    ran.run(f"app.canvas.ds.offset = {offset}; app.canvas.setDirty(true, true)")
+
+
+def test_a_screen_reader_finds_every_control(ran):
+    ran.press("c")
+    found = ran.window.send("Accessibility.getFullAXTree")["nodes"]
+    names = {(node["role"]["value"], node["name"]["value"]) for node in found if node.get("name", {}).get("value")}
+    segments = ("Blended", "Foreground", "Background", "Alpha", "Masks")
+    wanted = {("button", f"{name} ({key})") for key, name in enumerate(segments, 1)}
+    wanted |= {("button", f"Show or hide the {layer} layer") for layer in LAYERS}
+    wanted |= {("button", f"Backdrop: {name} (B)") for name in ("checkerboard", "dark", "light", "colour")}
+    wanted |= {("button", "Next picture (arrow right)"), ("button", "Zoom to fit (Z, double click)"),
+               ("slider", "Blended picture against background"), ("region", "Layers")}
+    assert wanted - names == set()
+
+
+def test_the_hosts_own_preview_is_not_shown_beside_it(ran):
+    assert ran.run(f"Boolean({NODE}.imgs)") is False
+    assert ran.run(f"{NODE}.widgets.map((widget) => widget.name)") == ["filename_prefix", "formats", "layers_viewer"]
+    others = f"document.querySelectorAll(`[data-node-id=\"${{{NODE}.id}}\"] img`).length"
+    assert ran.run(others) == ran.run(f"{VIEWER}.closest('[data-node-id]') ? 7 : 0")
+
+
+def test_the_viewer_leaves_the_saved_graph_alone(ran, demo_workflow):
+    saved = next(node for node in demo_workflow["nodes"] if node["type"] == "LayerFusionSaveLayers")
+    assert ran.run(f"{NODE}.serialize().widgets_values.filter((value) => value !== null)") == saved["widgets_values"]
+    api = ran.run("app.graphToPrompt().then(({ output }) => output)")
+    assert set(api[str(saved["id"])]["inputs"]) == {*LAYERS, "filename_prefix", "formats", "priors"}
+
+
+def test_a_picture_that_is_gone_is_said_to_be(ran):
+    """Also without a blended picture the rest is shown. Then the run's own result again."""
+    ran.run(f"{NODE}.onExecuted({{ layerfusion_layers: [{{ foreground: {{ filename: 'none.png' }} }}] }})")
+    ran.press("2")
+    ran.wait(f"{VIEWER}.querySelector('.note').textContent === 'A picture of this run is no longer on the server.'", 10)
+    ran.run(f"{NODE}.onExecuted(app.nodeOutputs[{NODE}.id])")
+    ran.press("1")
+    ran.wait(f"!{VIEWER}.querySelector('.note').textContent", 10)
+    assert ran.window.errors == [] or not any("layerfusion" in error for error in ran.window.errors)
+
+
+def test_without_the_viewer_the_node_shows_the_blended_picture(server, demo_file):
+    with browser.Browser() as window:
+        window.send("Network.enable")
+        window.send("Network.setBlockedURLs", urls=["*/viewer.js*"])
+        page = opened(window, server, demo_file, False)
+        assert page.run(f"{VIEWER}") is None
+        page.start()
+        page.wait(f"{NODE}.imgs?.length === 6", 120)
+        assert "blended" in page.run(f"{NODE}.imgs[0].src")
+        page.run("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
+        page.start()
+        page.wait(f"document.querySelector(`[data-node-id=\"${{{NODE}.id}}\"] img`)?.src.includes('blended')", 30)

@@ -1,0 +1,171 @@
+/** What the viewer decides, without a page. */
+
+import assert from "node:assert/strict";
+import { beforeEach, test } from "node:test";
+
+import { BACKDROPS, outputKey, SEGMENTS, ViewerModel, viewPath, ZOOMS } from "../../web/viewer_model.mjs";
+
+const file = (name) => ({ filename: `${name}.png`, subfolder: "", type: "output" });
+const MASKS = { structure: file("s"), content: file("c"), soft: file("m"), hard: file("h") };
+const sample = (...layers) => Object.fromEntries(layers.map((layer) => [layer, file(layer)]));
+const FULL = { ...sample("blended", "foreground", "background"), masks: MASKS };
+
+let model;
+beforeEach(() => {
+  model = new ViewerModel();
+});
+
+test("before a run there is nothing to show and every choice says so", () => {
+  for (const segment of [...SEGMENTS, "compare"]) assert.equal(model.missing(segment), "Run the workflow first");
+  assert.equal(model.segment, "");
+  assert.equal(model.caption, "");
+  assert.equal(model.press("3"), true);
+  assert.equal(model.caption, "Run the workflow first");
+});
+
+test("results that are no layers leave the viewer empty", () => {
+  for (const sets of [undefined, null, "x", [], [{}], [null], [{ masks: MASKS }]]) {
+    model.show(sets);
+    assert.deepEqual(model.sets, []);
+  }
+});
+
+test("a run shows the blended picture alone, which covers the others", () => {
+  model.show([FULL]);
+  assert.deepEqual(model.stack, ["blended"]);
+  assert.equal(model.segment, "blended");
+  assert.equal(model.caption, "The blended picture");
+});
+
+test("keys 1 to 5 choose the segments", () => {
+  model.show([FULL]);
+  const stacks = { blended: ["blended"], foreground: ["foreground"], background: ["background"], alpha: ["foreground"], masks: [] };
+  SEGMENTS.forEach((segment, index) => {
+    assert.equal(model.press(String(index + 1)), true);
+    assert.equal(model.segment, segment);
+    assert.deepEqual(model.stack, stacks[segment]);
+  });
+});
+
+test("other keys are left to the page", () => {
+  model.show([FULL]);
+  for (const key of ["0", "6", "x", "Enter", "Delete", "constructor", "", " "]) assert.equal(model.press(key), false, key);
+  assert.equal(model.segment, "blended");
+});
+
+test("with the blended picture off, the foreground lies over the background", () => {
+  model.show([FULL]);
+  model.toggle("blended");
+  assert.deepEqual(model.stack, ["background", "foreground"]);
+  assert.equal(model.segment, "");
+  assert.equal(model.caption, "Foreground over background");
+  model.toggle("blended");
+  assert.equal(model.segment, "blended");
+});
+
+test("hiding a layer takes off the blended picture that would cover the change", () => {
+  model.show([FULL]);
+  model.toggle("foreground");
+  assert.deepEqual(model.eyes, { blended: false, foreground: false, background: true });
+  assert.equal(model.segment, "background");
+  model.toggle("background");
+  assert.deepEqual(model.stack, []);
+  assert.equal(model.caption, "All layers hidden");
+});
+
+test("touching an eye leaves alpha, masks and comparison", () => {
+  for (const view of ["alpha", "masks", "compare"]) {
+    model.show([FULL]);
+    model.choose(view);
+    model.toggle("blended");
+    assert.equal(model.view, "layers");
+    assert.deepEqual(model.stack, ["background", "foreground"]);
+  }
+});
+
+test("without priors the masks stay shut and say why", () => {
+  model.show([sample("blended", "foreground", "background")]);
+  model.press("2");
+  model.press("5");
+  assert.equal(model.segment, "foreground");
+  assert.match(model.caption, /connect the sampler's priors/);
+  model.press("1");
+  assert.equal(model.caption, "The blended picture");
+});
+
+test("without a blended picture the other two are laid over each other", () => {
+  model.show([sample("foreground", "background")]);
+  assert.deepEqual(model.stack, ["background", "foreground"]);
+  assert.equal(model.segment, "blended");
+  assert.equal(model.caption, "Foreground over background");
+  assert.notEqual(model.missing("compare"), "");
+});
+
+test("a run of a single layer offers just that", () => {
+  model.show([sample("background")]);
+  assert.deepEqual(SEGMENTS.filter((segment) => !model.missing(segment)), ["background"]);
+  assert.deepEqual(model.stack, ["background"]);
+  assert.equal(model.segment, "background");
+});
+
+test("the comparison puts the blended picture over the background and goes back", () => {
+  model.show([FULL]);
+  model.press("c");
+  assert.deepEqual(model.stack, ["background", "blended"]);
+  assert.equal(model.segment, "compare");
+  model.press("C");
+  assert.equal(model.segment, "blended");
+});
+
+test("the slider stays inside the picture", () => {
+  for (const [to, where] of [[0.3, 0.3], [-1, 0], [7, 1]]) {
+    model.slide(to);
+    assert.equal(model.split, where);
+  }
+});
+
+test("the arrow keys go through the batch and stop at its ends", () => {
+  model.show([FULL, FULL, FULL]);
+  const pages = ["ArrowLeft", "ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft"].map((key) => {
+    model.press(key);
+    return model.page;
+  });
+  assert.deepEqual(pages, [0, 1, 2, 2, 1]);
+  assert.equal(model.caption, "The blended picture, 2 of 3");
+});
+
+test("a new run keeps what the user looks at, as far as it has it", () => {
+  model.show([FULL, FULL]);
+  model.press("ArrowRight");
+  model.press("5");
+  model.press("b");
+  model.show([FULL]);
+  assert.deepEqual([model.page, model.segment, model.backdrop], [0, "masks", "dark"]);
+  model.show([sample("blended", "foreground", "background")]);
+  assert.equal(model.segment, "blended");
+  model.press("3");
+  model.show([FULL]);
+  assert.equal(model.segment, "background");
+});
+
+test("backdrop and zoom go round", () => {
+  const rounds = (key, name, values) => values.map(() => model.press(key) && model[name]);
+  assert.deepEqual(rounds("b", "backdrop", BACKDROPS), [...BACKDROPS.slice(1), BACKDROPS[0]]);
+  assert.deepEqual(rounds("z", "zoom", ZOOMS), [...ZOOMS.slice(1), ZOOMS[0]]);
+});
+
+test("addresses of files are escaped and complete", () => {
+  const path = viewPath({ filename: "a b&c.png", subfolder: "cats/ré", type: "temp" });
+  assert.deepEqual(Object.fromEntries(new URL(path, "http://host").searchParams), {
+    filename: "a b&c.png", subfolder: "cats/ré", type: "temp",
+  });
+  assert.equal(viewPath({ filename: "a.png" }), "/view?filename=a.png&subfolder=&type=output");
+});
+
+test("results are found by the node's id, in a subgraph with the subgraph's before it", () => {
+  const root = { id: "r" };
+  root.rootGraph = root;
+  assert.equal(outputKey({ id: 8, graph: root }), "8");
+  assert.equal(outputKey({ id: 8, graph: { id: "s", rootGraph: root } }), "s:8");
+  assert.equal(outputKey({ id: 8 }), "8");
+});
