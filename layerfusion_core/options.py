@@ -33,7 +33,7 @@ class NoiseMode(str, Enum):
 
 @dataclass(frozen=True)
 class LayerFusionOptions:
-    """Settings of the blending; the defaults are the paper's method as `adapt`.
+    """Settings of the blending; the defaults are the paper's but for background_mode (docs/evidence.md).
 
     hardness d > 0 of the hard mask; strength g in [0, 1] of the blending (0 = three independent streams);
     start_percent <= end_percent in [0, 1], the part of the schedule that blends; self_attention / cross_attention
@@ -41,7 +41,7 @@ class LayerFusionOptions:
     guidance scales, 0 for the run's.
     """
 
-    background_mode: BackgroundMode = BackgroundMode.ADAPT
+    background_mode: BackgroundMode = BackgroundMode.SHARE
     prior_mode: PriorMode = PriorMode.EXACT
     hardness: float = 10.0
     strength: float = 1.0

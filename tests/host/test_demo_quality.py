@@ -1,7 +1,7 @@
 """The demonstration models keep the promise of the three layers, over 20 prompts.
 
-Background mode `adapt_self`: `adapt` gives the same foreground and blended picture, but leaves the object in the
-background with these models (docs/evidence.md). Thresholds stand a little below what the committed weights reach.
+In the default background mode, `share` (docs/evidence.md has the others). Thresholds stand a little below what the
+committed weights reach.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def measured() -> dict[str, torch.Tensor]:
     found: dict[str, list[torch.Tensor]] = {}
     with torch.inference_mode():
         for group in maker.groups(prompts.read(prompts.FOLDER / "demo.txt")[:PAIRS], BATCH):
-            trios = maker.trios(methods.ALL["adapt_self"], group)
+            trios = maker.trios(methods.ALL["share"], group)
             values = measures.layer_measures(trios.foreground, trios.alpha, trios.background, trios.blended)
             values["alpha_iou"] = measures.soft_iou(trios.alpha, alpha_alone(maker, group))
             for name, value in values.items():

@@ -16,6 +16,8 @@ pytest.importorskip(
 )
 import reference
 
+from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
+
 TOLERANCE = 1e-3  # of the latents' deviation in model space; a trained model's latents have deviation 1
 MODES = ["adapt", "adapt_self", "literal", "from_background", "off", "share"]
 CONFIG = {
@@ -60,6 +62,7 @@ def compare(
     tolerance=TOLERANCE,
     **options,
 ):
+    options = {"background_mode": LayerFusionOptions().background_mode.value, **options}
     base, _ = pair or models()
     streams = streams or prompts()
     latent = empty_latent(batch, *size)
