@@ -31,6 +31,7 @@ MAIN = (
     _method(INDEPENDENT, "no blending (strength 0)", strength=0.0),
     _method("adapt", "adapt"),
     _method("share", "share", "share"),
+    _method("one_scene", "one_scene", "one_scene"),
     _method("adapt_self", "adapt_self", "adapt_self"),
     _method("literal", "literal", "literal"),
     _method("from_background", "from_background", "from_background"),

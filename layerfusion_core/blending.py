@@ -2,11 +2,13 @@
 
 `a` below is an attention output after its output projection, before the residual add. The same equations serve
 self-attention (attn1) and cross-attention (attn2). With K foregrounds the blended stream composites them in order.
+`blend_predictions` is not the paper's: it completes the background mode `one_scene` (docs/evidence.md).
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from .masks import Masks
 from .options import BackgroundMode
@@ -48,10 +50,28 @@ def blend(
         new += [a_bl, torch.lerp(a_bl, a_bg, keep)]  # a'_BG = a'_BL soft + a_BG (1 - soft), as printed
     elif background == BackgroundMode.FROM_BACKGROUND:
         new += [torch.lerp(a_bl, a_bg, keep), a_bg]  # a''_BL = a'_BL soft + a_BG (1 - soft)
-    elif background == BackgroundMode.SHARE:
+    elif background in (BackgroundMode.SHARE, BackgroundMode.ONE_SCENE):
         scene = (a_bl + a_bg) / 2
         new += [torch.lerp(scene, a_bl, grown), torch.lerp(scene, a_bg, grown)]  # a'_X = a_X grown + scene (1 - grown)
     else:
         new += [a_bl, a_bg]
 
     return torch.stack([torch.lerp(old, now, strength) for old, now in zip(streams, new)], dim=1).to(a.dtype)
+
+
+def blend_predictions(
+    x0: torch.Tensor, surround: torch.Tensor, layout: StreamLayout, strength: float = 1.0
+) -> torch.Tensor:
+    """Give blended and background one scene away from the object: the mean of their denoised predictions.
+
+    x0: (G, S, C, h, w), after guidance; surround: (G, 1, h', w') in [0, 1], `surround_mask` on a token grid.
+    x0'_X = x0_X surround + (x0_BL + x0_BG) / 2 (1 - surround), X = BL, BG; returns a new tensor of x0's shape and dtype.
+    strength g: lerp(x0, x0', g). Foregrounds are left as they are.
+    """
+    inside = F.interpolate(surround.to(x0.device), x0.shape[-2:], mode="bilinear")
+    streams = list(x0.unbind(1))
+    pictures = {i: streams[i].float() for i in (layout.blended, layout.background)}
+    scene = sum(pictures.values()) / 2
+    for i, own in pictures.items():
+        streams[i] = torch.lerp(own, torch.lerp(scene, own, inside), strength).to(x0.dtype)
+    return torch.stack(streams, dim=1)

@@ -51,7 +51,15 @@ def hard_mask(soft: torch.Tensor, hardness: float) -> torch.Tensor:
     return torch.sigmoid(hardness * (soft - 0.5))
 
 
-def grow(hard: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """The union of K hard masks (G, K, M), grown by one token of `grid` (h, w) to every side: (G, M)."""
-    union = hard.amax(dim=1)
+def grow(masks: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """The union of K masks (G, K, M), grown by one token of `grid` (h, w) to every side: (G, M)."""
+    union = masks.amax(dim=1)
     return F.max_pool2d(union.unflatten(-1, grid).unsqueeze(1), kernel_size=3, stride=1, padding=1).flatten(1)
+
+
+def surround_mask(soft: torch.Tensor, grid: tuple[int, int], hardness: float) -> torch.Tensor:
+    """The object with what surrounds it closely, such as a contact shadow: sigmoid(d (grown soft - 0.25)).
+
+    soft: (G, K, M) on `grid` (h, w); returns (G, M). The lower threshold makes it wider than the hard mask.
+    """
+    return torch.sigmoid(hardness * (grow(soft, grid) - 0.25))

@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class BackgroundMode(str, Enum):
-    """How the background stream follows the blended one (see `blending.blend`)."""
+    """How blended and background agree on the scene (see `blending.blend` and `blending.blend_predictions`)."""
 
     ADAPT = "adapt"
     ADAPT_SELF = "adapt_self"
@@ -15,6 +15,7 @@ class BackgroundMode(str, Enum):
     FROM_BACKGROUND = "from_background"
     OFF = "off"
     SHARE = "share"
+    ONE_SCENE = "one_scene"
 
 
 class PriorMode(str, Enum):
@@ -41,7 +42,7 @@ class LayerFusionOptions:
     guidance scales, 0 for the run's.
     """
 
-    background_mode: BackgroundMode = BackgroundMode.SHARE
+    background_mode: BackgroundMode = BackgroundMode.ONE_SCENE
     prior_mode: PriorMode = PriorMode.EXACT
     hardness: float = 10.0
     strength: float = 1.0

@@ -29,8 +29,8 @@ class LayerFusionOptionsNode(io.ComfyNode):
                     "literal: the paper's sentence as printed; pours the object into the background. "
                     "from_background: the blended picture copies the background instead. "
                     "off: the background ignores the others. "
-                    "share: away from the object both take their mean, on it each keeps its own; "
-                    "a clean background and one scene.",
+                    "share: away from the object both take their mean, on it each keeps its own. "
+                    "one_scene: share, with the mean of their predictions too: a clean background and the same scene.",
                 ),
                 io.Combo.Input(
                     "prior_mode", options=[m.value for m in PriorMode], default=default.prior_mode.value,

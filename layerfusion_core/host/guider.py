@@ -111,7 +111,7 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         if run.begin_evaluation(sigma):
             self._prior_pass(x, timestep, model_options)
         run.begin_blended_pass(sigma)
-        out = self._guided(x, timestep, model_options, seed)
+        out = run.one_scene(self._guided(x, timestep, model_options, seed))
         run.end_evaluation()
         return out
 

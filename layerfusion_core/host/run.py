@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..blending import blend_predictions
 from ..masks import Masks
-from ..options import LayerFusionOptions, PriorMode
+from ..options import BackgroundMode, LayerFusionOptions, PriorMode
 from ..prior_maps import Block, PriorCollector, PriorMaps, PriorRecord
 from ..streams import StreamLayout
 from .delta import ForegroundDelta
@@ -76,6 +77,13 @@ class BlendRun:
         """Note in the record which maps this evaluation blends with."""
         if self.active and self.maps is not None:
             self.record.add(sigma, self.maps)
+
+    def one_scene(self, x0: torch.Tensor) -> torch.Tensor:
+        """What the background mode does to the evaluation's guided prediction (N * S, C, h, w), with its masks."""
+        if self.options.background_mode is not BackgroundMode.ONE_SCENE or not self.active or self.maps is None:
+            return x0
+        surround = self.maps.surround(self.last, self.options.hardness, self.layout.foregrounds)
+        return blend_predictions(self.layout.grouped(x0), surround, self.layout, self.options.strength).flatten(0, 1)
 
     def end_evaluation(self) -> None:
         """Hand the maps collected in the blended pass on to the next evaluation (previous_step)."""

@@ -19,7 +19,7 @@ import reference
 from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
 
 TOLERANCE = 1e-3  # of the latents' deviation in model space; a trained model's latents have deviation 1
-MODES = ["adapt", "adapt_self", "literal", "from_background", "off", "share"]
+MODES = ["adapt", "adapt_self", "literal", "from_background", "off", "share", "one_scene"]
 CONFIG = {
     "model_channels": 32, "channel_mult": [1, 2, 4], "num_res_blocks": 2, "transformer_depth": [0, 0, 1, 1, 2, 2],
     "context_dim": tiny.CONTEXT, "adm_in_channels": tiny.POOLED + 1536, "num_head_channels": tiny.HEAD,
@@ -108,7 +108,7 @@ def test_prompts_of_several_chunks(tokens, prior_mode):
     compare(streams=prompts(tokens), prior_mode=prior_mode, steps=2)
 
 
-@pytest.mark.parametrize("mode", ["adapt", "share"])
+@pytest.mark.parametrize("mode", ["adapt", "share", "one_scene"])
 def test_odd_grid(mode):
     compare(size=(15, 19), steps=2, background_mode=mode)
 
@@ -125,6 +125,7 @@ def test_prompt_without_token_positions():
     [
         {"hardness": 50.0},
         {"strength": 0.4},
+        {"strength": 0.4, "background_mode": "adapt"},
         {"start_percent": 0.4, "prior_mode": "previous_step"},
         {"end_percent": 0.6},
         {"noise": "independent"},

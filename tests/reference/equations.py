@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BACKGROUND_MODES = ("adapt", "adapt_self", "literal", "from_background", "off", "share")
+BACKGROUND_MODES = ("adapt", "adapt_self", "literal", "from_background", "off", "share", "one_scene")
 CHUNK = 77  # context tokens of one CLIP prompt chunk
 
 
@@ -61,12 +61,12 @@ def hard_mask(soft: Tensor, hardness: float = 10.0) -> Tensor:
     return torch.sigmoid(hardness * (soft - 0.5))
 
 
-def grow(hard: Tensor, grid: tuple[int, int]) -> Tensor:
+def grow(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     """Each token becomes the largest of itself and its eight neighbours: (N, h * w) -> (N, h * w)."""
     height, width = grid
-    image = F.pad(hard.reshape(-1, height, width), (1, 1, 1, 1), value=0.0)
+    image = F.pad(mask.reshape(-1, height, width), (1, 1, 1, 1), value=0.0)
     shifted = [image[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    return torch.stack(shifted).amax(dim=0).reshape(len(hard), -1)
+    return torch.stack(shifted).amax(dim=0).reshape(len(mask), -1)
 
 
 # 2.3 Attention-level blending ---------------------------------------------------------------------------------------
@@ -85,8 +85,8 @@ def blend(
 ) -> Streams:
     """The three updates of one attention's outputs a: (N, M, D) each, with masks (N, M), at blending strength g.
 
-    mode is what happens to the background (the paper's sentence can be read in several ways; `share` is this project's),
-    site is "attn1" for a self-attention and "attn2" for a cross-attention.
+    mode is what happens to the background (the paper's sentence can be read in several ways; `share` and `one_scene`
+    are this project's), site is "attn1" for a self-attention and "attn2" for a cross-attention.
     """
     if mode not in BACKGROUND_MODES:
         raise ValueError(f"Unknown background mode {mode!r}: use one of {', '.join(BACKGROUND_MODES)}.")
@@ -102,8 +102,20 @@ def blend(
         bg = bl * soft + a.background * (1 - soft)
     elif mode == "from_background":
         bl = bl * soft + a.background * (1 - soft)
-    elif mode == "share":
+    elif mode in ("share", "one_scene"):
         scene = (bl + a.background) / 2
         bl, bg = bl * grown + scene * (1 - grown), a.background * grown + scene * (1 - grown)
 
     return Streams(*(torch.lerp(old, new, g) for old, new in zip(a, (fg, bl, bg), strict=True)))
+
+
+def one_scene(predictions: Streams, soft: Tensor, grid: tuple[int, int], hardness: float, g: float) -> Streams:
+    """Outside the object's surround m, BL and BG both predict their mean: x0 (N, C, h, w) each, soft (N, M) on `grid`.
+
+    m = sigmoid(d (soft grown by a token - 0.25)), brought to (h, w) by bilinear interpolation.
+    """
+    m = torch.sigmoid(hardness * (grow(soft, grid) - 0.25)).reshape(-1, 1, *grid)
+    m = F.interpolate(m, predictions.blended.shape[-2:], mode="bilinear")
+    mean = (predictions.blended + predictions.background) / 2
+    bl, bg = (x0 + g * (x0 * m + mean * (1 - m) - x0) for x0 in (predictions.blended, predictions.background))
+    return Streams(predictions.foreground, bl, bg)

@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .equations import Streams, blend, content_confidence, grow, hard_mask, resize_structure, soft_mask, structure_prior
+from .equations import (
+    Streams,
+    blend,
+    content_confidence,
+    grow,
+    hard_mask,
+    one_scene,
+    resize_structure,
+    soft_mask,
+    structure_prior,
+)
 from .sampling import SAMPLERS, Schedule
 from .walk import AttentionOutput, Walk, advance, walk_unet
 
@@ -38,7 +48,7 @@ class Prompts:
 class Options:
     """Settings of the method; the defaults are the paper's."""
 
-    background_mode: str = "adapt"  # adapt | adapt_self | literal | from_background | off | share
+    background_mode: str = "adapt"  # one of BACKGROUND_MODES
     prior_mode: str = "exact"  # exact | previous_step
     hardness: float = 10.0
     strength: float = 1.0
@@ -171,7 +181,17 @@ class LayerFusionModel:
         if negative is not None:
             unconditional = torch.stack(negative)
             noise = unconditional + self.cfg * (noise - unconditional)
-        return x - sigma * noise
+        return self.one_scene(x - sigma * noise)
+
+    def one_scene(self, predictions: Tensor) -> Tensor:
+        """Background mode one_scene on the guided predictions (3, N, 4, h, w), by the last block's mask."""
+        soft = self.record[-1].soft
+        if self.options.background_mode != "one_scene" or not soft:
+            return predictions
+        last = soft[next(reversed(soft))]  # (N, h', w')
+        options, grid = self.options, tuple(last.shape[-2:])
+        new = one_scene(Streams(*predictions), last.flatten(1), grid, options.hardness, options.strength)
+        return torch.stack(new)
 
     def blended(self, walks: Callable[[Streams], Streams]) -> tuple[list[Tensor], list[Tensor] | None]:
         """Noise predictions of the positive and the negative prompts, blended by the same masks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from reference import (
     grow,
     hard_mask,
     norm,
+    one_scene,
     resize_structure,
     soft_mask,
     structure_prior,
@@ -96,6 +98,7 @@ FG = [8.0, 6.5, 8.0]  # BL hard + 8 (1 - hard)
         ("literal", "attn1", BL, [0.0, 1.25, 8.0]),  # BL soft
         ("from_background", "attn1", [0.0, 1.25, 8.0], [0.0, 0.0, 0.0]),
         ("off", "attn1", BL, [0.0, 0.0, 0.0]),
+        ("one_scene", "attn1", [3.0, 5.0, 8.0], [1.0, 0.0, 0.0]),
         ("share", "attn1", [3.0, 5.0, 8.0], [1.0, 0.0, 0.0]),  # the scene of the first token is 2
     ],
 )
@@ -114,6 +117,18 @@ def test_strength_moves_every_stream_from_its_own_output_to_the_full_update(mode
         torch.testing.assert_close(halved, (own + updated) / 2)
     for own, untouched in zip(a, blend(a, *masks, mode, g=0.0), strict=True):
         assert torch.equal(own, untouched)
+
+
+def test_one_scene_takes_the_mean_of_the_predictions_away_from_the_object():
+    predictions = Streams(*(torch.full((1, 4, 12, 2), value) for value in (8.0, 4.0, 0.0)))
+    soft = torch.zeros(1, 6)
+    soft[0, 0] = 1.0  # the first of 6 x 1 tokens; grown, of the first two
+    near, far = (1 / (1 + math.exp(-100 * (x - 0.25))) for x in (1.0, 0.0))
+    fg, bl, bg = one_scene(predictions, soft, (6, 1), 100.0, 0.5)
+    assert torch.equal(fg, predictions.foreground)
+    for rows, m in ((slice(0, 3), near), (slice(5, 12), far)):
+        torch.testing.assert_close(bl[:, :, rows], torch.full_like(bl[:, :, rows], 3.0 + m))  # half way to 2 + 2 m
+        torch.testing.assert_close(bg[:, :, rows], torch.full_like(bg[:, :, rows], 1.0 - m))
 
 
 def test_an_unknown_mode_is_refused():

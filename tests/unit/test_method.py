@@ -6,8 +6,17 @@ import pytest
 import torch
 
 from layerfusion_pack.layerfusion_core import priors
-from layerfusion_pack.layerfusion_core.blending import blend
-from layerfusion_pack.layerfusion_core.masks import Masks, grow, hard_mask, norm, resize_map, soft_mask, structure_prior
+from layerfusion_pack.layerfusion_core.blending import blend, blend_predictions
+from layerfusion_pack.layerfusion_core.masks import (
+    Masks,
+    grow,
+    hard_mask,
+    norm,
+    resize_map,
+    soft_mask,
+    structure_prior,
+    surround_mask,
+)
 from layerfusion_pack.layerfusion_core.options import BackgroundMode, LayerFusionOptions
 from layerfusion_pack.layerfusion_core.streams import StreamLayout, interleave
 
@@ -118,7 +127,7 @@ def written_out(mode: BackgroundMode, site: str) -> list[torch.Tensor]:
         new_bg = new_bl * s + bg * (1 - s)
     if mode == "from_background":
         new_bl = new_bl * s + bg * (1 - s)
-    if mode == "share":
+    if mode in ("share", "one_scene"):
         scene = (new_bl + bg) / 2
         new_bl, new_bg = new_bl * grown + scene * (1 - grown), bg * grown + scene * (1 - grown)
     return [new_fg, new_bl, new_bg]
@@ -161,6 +170,26 @@ def test_two_foregrounds_are_composited_in_order():
     first, second, _, background = a[0]
     assert torch.allclose(found[layout.blended], torch.cat([first[:2], second[2:]]))
     assert torch.equal(found[layout.background], background), "covered everywhere: the background keeps its own"
+
+
+def test_predictions_are_one_scene_away_from_the_object():
+    x0 = random(2, 4, 4, 6, 6, seed=5)
+    layout, surround = StreamLayout(2), torch.zeros(2, 1, 3, 3)
+    surround[1] = 1.0
+    found = blend_predictions(x0, surround, layout)
+    assert torch.equal(found[:, :2], x0[:, :2]), "foregrounds keep their own"
+    assert torch.allclose(found[0, 2], (x0[0, 2] + x0[0, 3]) / 2, atol=1e-6) and torch.equal(found[0, 2], found[0, 3])
+    assert torch.equal(found[1], x0[1]), "all object: all keep their own"
+    half = blend_predictions(x0, surround, layout, 0.5)
+    assert torch.allclose(half, (x0 + found) / 2, atol=1e-6)
+    assert blend_predictions(x0.half(), surround, layout).dtype == torch.float16
+
+
+def test_surround_is_wider_than_the_hard_mask():
+    soft = torch.tensor([[[0.0, 0.0, 0.0, 0.3, 1.0]]])
+    around, hard = surround_mask(soft, (1, 5), 10.0), hard_mask(soft, 10.0)
+    assert torch.allclose(around, torch.sigmoid(torch.tensor([[-2.5, -2.5, 0.5, 7.5, 7.5]])))
+    assert (around > hard[:, 0]).all()
 
 
 def test_layout_stacks_and_splits():
