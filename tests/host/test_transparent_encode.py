@@ -6,6 +6,7 @@ import comfy.sd
 import pytest
 import torch
 
+from layerfusion_pack.layerfusion_core.compositing import alpha_over
 from layerfusion_pack.layerfusion_core.host.transparent_encode import (
     encode_transparent,
     join_alpha,
@@ -110,3 +111,18 @@ def test_round_trip_through_the_demonstration_models():
     inside = (color - rgb).abs()[alpha > 0.99].mean()
     print(f"round trip: alpha error {(got - alpha).abs().mean():.4f}, soft IoU {iou:.3f}, colour error {inside:.4f}")
     assert iou > 0.9 and inside < 0.1
+
+    # No fringe: the edge is nearer to the truth than with the VAE's own picture (over mid-grey) as colour, over anything.
+    edge = ((alpha > 0.02) & (alpha < 0.98))[..., None].float()
+    picture = demo.vae.decode(latent)[..., :3]
+    for backdrop in ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (0.0, 1.0, 1.0)):
+        behind = torch.tensor(backdrop).expand_as(rgb)
+        want = alpha_over(torch.cat([rgb, alpha[..., None]], dim=-1), behind)
+        ours, grey = (
+            ((alpha_over(torch.cat([c, got[..., None]], dim=-1), behind) - want).abs() * edge).sum() / (3 * edge.sum())
+            for c in (color, picture)
+        )
+        print(f"edge over {backdrop}: {ours:.3f}, with the picture over grey {grey:.3f}")
+        assert ours < 0.1 and ours < 0.8 * grey
+    empty = alpha[..., 1:] + alpha[..., :-1] == 0
+    assert (color[..., 1:, :] - color[..., :-1, :]).abs()[empty].mean() < 0.02  # smooth where nothing is
