@@ -29,7 +29,11 @@ class LayerFusionGuiderNode(io.ComfyNode):
             "takes the result apart.",
             inputs=[
                 io.Model.Input("base_model", tooltip="Any SDXL model; denoises background and blended picture."),
-                io.Model.Input("foreground_model", tooltip="The same model with foreground weights on top."),
+                io.Model.Input(
+                    "foreground_model",
+                    tooltip="The same model with foreground weights on top, or another checkpoint with them: then both run in "
+                    "lock step.",
+                ),
                 io.Conditioning.Input("foreground", tooltip="The object alone, without a scene."),
                 io.Conditioning.Input("background", tooltip="The scene without the object."),
                 io.Conditioning.Input("blended", tooltip="The whole picture."),

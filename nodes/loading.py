@@ -48,7 +48,7 @@ class LayerFusionLoadModels(io.ComfyNode):
                     options=[SAME_AS_BASE, *checkpoints],
                     default=SAME_AS_BASE,
                     tooltip="The checkpoint the foreground weights go onto. 'same as base' uses the checkpoint above "
-                    "and shares its memory; another SDXL checkpoint is loaded beside it.",
+                    "and shares its memory; another SDXL checkpoint is loaded beside it, and both run in lock step.",
                 ),
             ],
             outputs=[

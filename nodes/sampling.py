@@ -26,7 +26,9 @@ class LayerFusionKSampler(io.ComfyNode):
             inputs=[
                 io.Model.Input("base_model", tooltip="Any SDXL model; denoises background and blended picture."),
                 io.Model.Input(
-                    "foreground_model", tooltip="The same model with foreground weights on top (Apply Foreground Weights)."
+                    "foreground_model",
+                    tooltip="The same model with foreground weights on top (Apply Foreground Weights), or another checkpoint "
+                    "with them: then both run in lock step.",
                 ),
                 io.Conditioning.Input("foreground", tooltip="The object alone, without a scene."),
                 io.Conditioning.Input("background", tooltip="The scene without the object."),

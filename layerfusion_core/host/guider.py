@@ -19,7 +19,7 @@ from .lockstep import install_pair
 from .run import BlendRun
 from .stacking import StreamStack, stream_negatives
 from .step_noise import share_step_noise
-from .stream_patches import require_known_patches
+from .stream_patches import require_known_patches, require_own_patches
 
 _STREAM, _NEGATIVE = "layerfusion_stream_{}", "layerfusion_negative_{}"
 
@@ -47,7 +47,7 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         require_sdxl(foreground, "foreground_model")
         shared = foreground.is_clone(base)
         delta = foreground_delta(base, foreground) if shared else None
-        require_known_patches(base, foreground, shared)
+        (require_known_patches if shared else require_own_patches)(base, foreground)
         own = negatives or [None] * layout.count
         for name, conditioning in zip((*layout.names, "negative"), (*streams, negative)):
             check_conditioning(base, conditioning, name)

@@ -112,23 +112,50 @@ _GUIDANCE = ("outer_sample", "prepare_sampling", "sampler_sample", "predict_nois
 _GUIDANCE_OPTIONS = ("sampler_", "denoise_mask_function", "disable_cfg1_optimization")
 
 
-def require_known_patches(base: ModelPatcher, foreground: ModelPatcher, shared: bool) -> None:
-    """ValueError when other nodes have put something on `foreground` alone that would have no effect.
-
-    shared: the two share their weights, and one forward runs with the base model's patches. Otherwise each runs with its
-    own, but guidance is the base model's.
-    """
+def require_known_patches(base: ModelPatcher, foreground: ModelPatcher) -> None:
+    """ValueError when other nodes have put something on `foreground` alone: one forward runs with the base model's."""
     alone = sorted(foreign_parts(foreground) - foreign_parts(base))
-    if not shared:
-        alone = [name for name in alone if name.split()[0] in _GUIDANCE or name.startswith(_GUIDANCE_OPTIONS)]
     if alone:
-        advice = (
-            "put the node that adds it before Apply Foreground Weights, so that both models have it. Limit Patches to "
-            "Layers keeps attention patches (IPAdapter) to the foreground"
-            if shared
-            else "put the node that adds it on base_model, whose guidance is for all layers"
-        )
         raise ValueError(
-            f"foreground_model carries {alone[0]}{' and more' if len(alone) > 1 else ''}, which base_model lacks and which "
-            f"would have no effect: {advice}"
+            f"foreground_model carries {_first(alone)}, which base_model lacks and which "
+            "would have no effect: put the node that adds it before Apply Foreground Weights, so that both models have it. "
+            "Limit Patches to Layers keeps attention patches (IPAdapter) to the foreground"
         )
+
+
+def require_own_patches(base: ModelPatcher, foreground: ModelPatcher) -> None:
+    """ValueError when one of two models with weights of their own carries something that acts on the other's streams only.
+
+    Each runs its streams with its own patches, and the guider runs with the base model's guidance.
+    """
+    alone = sorted(
+        name
+        for name in foreign_parts(foreground) - foreign_parts(base)
+        if name.split()[0] in _GUIDANCE or name.startswith(_GUIDANCE_OPTIONS)
+    )
+    if alone:
+        raise ValueError(
+            f"foreground_model carries {_first(alone)}, which base_model lacks and which would have no effect: put the node "
+            "that adds it on base_model, whose guidance is for all layers"
+        )
+    for what, model, others in (
+        ("base_model", base, {"foreground"}),
+        ("foreground_model", foreground, {"background", "blended"}),
+    ):
+        lost = sorted(others & {name for patch in _replace_patches(model).values() for name in _limits(patch)})
+        if lost:
+            raise ValueError(
+                f"{what} carries a patch that Limit Patches to Layers keeps to {' and '.join(lost)}, which the other "
+                "checkpoint draws: put the patch on that model, too, and choose there"
+            )
+
+
+def _limits(patch: Callable | None) -> frozenset[str]:
+    """The streams that a chain of patches is limited to somewhere."""
+    if not isinstance(patch, StreamPatch):
+        return frozenset()
+    return patch.streams | _limits(patch.patch) | _limits(patch.other)
+
+
+def _first(parts: list[str]) -> str:
+    return parts[0] + (" and more" if len(parts) > 1 else "")

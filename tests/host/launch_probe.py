@@ -1,4 +1,4 @@
-"""One LayerFusion run and its stock runs in a process with the host's launch options: python launch_probe.py HOST OPTIONS...
+"""LayerFusion runs and their stock runs in a process with the host's launch options: python launch_probe.py HOST OPTIONS...
 
 Prints a line of JSON: what the host made of the options, and how far the layers are from the stock KSampler's.
 """
@@ -57,26 +57,38 @@ def gap(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).std() / expected.std())
 
 
-if args.lowvram or args.novram:
-    offload(0.0 if args.novram else 0.4)
-comfy.supported_models.models.append(tiny_checkpoint.TinySDXLFile)
-with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-    path = Path(folder) / "tiny.safetensors"
-    tiny_checkpoint.write_checkpoint(path, clip=False)
-    base = comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False, output_clip=False)[0]
-    foreground = tiny.with_foreground(base, tiny.foreground_file(base))
+def load(path: Path, seed: int) -> ModelPatcher:
+    """A checkpoint of random weights, written and loaded by the host."""
+    tiny_checkpoint.write_checkpoint(path, seed=seed, clip=False)
+    return comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False, output_clip=False)[0]
+
+
+def measures(base: ModelPatcher, foreground: ModelPatcher) -> dict:
+    """How far the layers of a pair of models are from the stock KSampler's, and from each other where they should be."""
     layers, _ = runs.layered((base, foreground), steps=2, strength=0.0)
     blended, record = runs.layered((base, foreground), steps=2)
-    alone = [
-        runs.stock(m, p, steps=2) for m, p in zip((foreground, base, base), runs.prompts())
-    ]
-    report = {
-        "dtype": str(base.model_dtype()).removeprefix("torch."),
-        "attention": attention.optimized_attention.__name__,
-        "offloaded": any(getattr(m, "comfy_cast_weights", False) for m in base.model.modules()),
+    alone = [runs.stock(m, p, steps=2) for m, p in zip((foreground, base, base), runs.prompts())]
+    return {
         "gaps": [gap(a, b) for a, b in zip(layers, alone)],
         "blended": [gap(a, b) for a, b in zip(blended, layers)],
         "foreground": gap(runs.stock(base, runs.prompts()[0], steps=2), alone[0]),
         "maps": len(record.maps),
+        "offloaded": all(
+            any(getattr(m, "comfy_cast_weights", False) for m in model.model.modules()) for model in (base, foreground)
+        ),
+    }
+
+
+if args.lowvram or args.novram:
+    offload(0.0 if args.novram else 0.4)
+comfy.supported_models.models.append(tiny_checkpoint.TinySDXLFile)
+with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+    base, other = (load(Path(folder) / f"tiny{seed}.safetensors", seed) for seed in (0, 5))
+    file = tiny.foreground_file(base)
+    report = {
+        "dtype": str(base.model_dtype()).removeprefix("torch."),
+        "attention": attention.optimized_attention.__name__,
+        "one checkpoint": measures(base, tiny.with_foreground(base, file)),
+        "two checkpoints": measures(base, tiny.with_foreground(other, file)),
     }
 print(json.dumps(report))

@@ -116,6 +116,14 @@ def test_limited_patch_on_either_model():
         assert close(layer, stock(model, prompt, steps=2))
 
 
+def test_limited_patch_on_the_other_model_is_refused():
+    base, foreground = pairs.unlike()
+    with pytest.raises(ValueError, match="base_model carries a patch that Limit Patches to Layers keeps to foreground"):
+        layered((limited(base, with_image(base), "foreground", "blended"), foreground))
+    with pytest.raises(ValueError, match="foreground_model carries a patch .* keeps to blended"):
+        layered((base, limited(foreground, with_image(foreground), "foreground", "blended")))
+
+
 @pytest.mark.parametrize("stream", [0, 2], ids=["foreground", "background"])
 def test_control_on_one_stream_equals_the_single_pass(stream):
     streams, negative = controlled("controlnet", stream)
