@@ -32,6 +32,7 @@ def add_to(commands) -> None:
     parser.add_argument("--steps", type=int, metavar="N")
     parser.add_argument("--repeats", type=int, metavar="N", help="counted rounds after a warm-up; 0: one cold round")
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"])
+    parser.add_argument("--clock", choices=["wall", "cpu"], help="cpu: processor time, for a busy machine without a GPU")
     parser.add_argument(
         "--two-checkpoints", action="store_true", help="time lock step, too: the foreground as a checkpoint of its own"
     )
@@ -46,7 +47,7 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
     else:
         if host is None:
             raise Problem("bench needs a ComfyUI: put one at ~/comfy/ComfyUI or set COMFYUI_PATH to it.")
-        names = ("shape", "size", "steps", "repeats", "dtype")
+        names = ("shape", "size", "steps", "repeats", "dtype", "clock")
         environment = {} if options.shape == "sdxl" else {"OMP_NUM_THREADS": "1"}  # threads cost tiny models more
         arguments = [str(checkout / "benchmarks" / "engine.py"), "--host", str(host)]
         if options.two_checkpoints:
