@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 
 import numpy
 import pytest
@@ -97,16 +98,18 @@ def opened(window: browser.Browser, server, file, new_nodes: bool) -> Page:
     """The page after the drop of the graph, with Save Layers in the middle of the window."""
     server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": new_nodes})
     page = Page(window, server)
-    for last in (False, False, True):  # a busy page now and then misses a file that falls while it settles
-        window.open(f"http://{server.address}/")
-        page.wait("window.app?.vueAppReady && app.extensionManager.spinner === false")
-        window.drop(file, 800, 500)
-        try:
-            page.wait(f"app.graph.nodes.length > 10 && {NODE}", 30 if last else 15)
-            break
-        except Problem:
-            if last:
-                raise
+    window.open(f"http://{server.address}/")
+    page.wait("window.app?.vueAppReady && app.extensionManager.spinner === false")
+    window.drop(file, 800, 500)
+    there = f"app.graph.nodes.length > 10 && {NODE}"
+    try:
+        page.wait(there, 20)
+    except Problem:  # seen now and then at the first start on a busy machine
+        under = page.run("document.elementFromPoint(800, 500)?.outerHTML.slice(0, 200)")
+        warnings.warn(f"the page did not take the dropped file, so its own function loads it; under it lay {under}", stacklevel=1)
+        text = json.dumps(file.read_text(encoding="utf-8"))
+        page.run(f"app.handleFile(new File([{text}], 'demo.json', {{ type: 'application/json' }}))")
+        page.wait(there, 30)
     page.run(f"""(() => {{
         const node = {NODE}, view = app.canvas.ds;
         view.scale = 1;
