@@ -4,7 +4,8 @@
 
 Full size, random weights that both share, CPU, fp32, one process, in turn, so that ratios hold when the machine's speed
 drifts; medians are printed. Ratios are of CPU time, which other work on the machine disturbs least.
-Memory is what a decode adds to the process at its peak (Linux only). The plain implementation does what LayerDiffuse's published code does: passes one after the other, stacked, `torch.median`.
+Memory is what a decode adds to the process at its peak (Linux only). The plain implementation does what LayerDiffuse's
+published code does: passes one after the other, stacked, `torch.median`.
 """
 
 from __future__ import annotations
