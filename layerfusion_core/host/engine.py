@@ -19,7 +19,8 @@ from ..blending import blend
 from ..prior_maps import Block, Grid
 from ..priors import content_confidence, structure_scores
 from ..streams import interleave
-from .row_terms import add_terms, terms_on_modules, uncompiled
+from .compiled import uncompiled
+from .row_terms import add_terms, terms_on_modules
 from .run import BlendRun
 
 KEY = "layerfusion"  # of our entries in transformer_options and of our wrapper

@@ -23,6 +23,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP, merge_nested_dicts
 from ..handover import Walk
 from ..prior_maps import Block
 from .blocks import block_channels
+from .compiled import uncompiled
 from .engine import KEY, PART, PRIOR_PASS, Part, install
 from .families import family_name
 from .run import BlendRun
@@ -55,7 +56,7 @@ class LockStep:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="layerfusion")
         try:
             foreground.pre_run()
-            return executor(guider, sigmas, extra_args, *args, **kwargs)
+            return uncompiled(executor, guider, sigmas, extra_args, *args, **kwargs)
         except BaseException:
             foreground.cleanup()  # the host's own clean-up of additional models is for runs that end well
             raise

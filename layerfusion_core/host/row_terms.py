@@ -10,7 +10,6 @@ A difference of weights is a term of its own, because everything that carries we
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
@@ -86,22 +85,6 @@ def terms_on_modules(
         for name, mine in terms.items():
             hooks.callback(unet.get_submodule(name).register_forward_hook(hook_of(name, mine)).remove)
         yield
-
-
-def uncompiled(executor: Callable, *args, **kwargs) -> torch.Tensor:
-    """APPLY_MODEL wrapper: run what torch.compile has compiled as it was written.
-
-    Compiled code does not look at hooks that came after it was made, nor at their going, and would give wrong pictures.
-    """
-    if "torch._dynamo" not in sys.modules:  # then nothing is compiled
-        return executor(*args, **kwargs)
-    if not hasattr(torch.compiler, "set_stance"):
-        raise ValueError(
-            "foreground weights beyond attention cannot be used in this process, in which torch.compile was used: remove "
-            "TorchCompileModel and restart ComfyUI, use layer_xl_transparent_attn, or update to torch 2.6"
-        )
-    with torch.compiler.set_stance("force_eager"):
-        return executor(*args, **kwargs)
 
 
 def make_term(module: torch.nn.Module, key: str, entry: tuple, sign: float) -> Term | BiasTerm:

@@ -6,6 +6,7 @@ import pairs
 import pytest
 import runs
 import tiny
+import torch
 from runs import close, layered, models, prompts, stock
 from test_compat_control import controlled
 from test_compat_models import extra
@@ -104,6 +105,17 @@ def test_self_attention_guidance_is_refused():
     """It keeps the attention of the rows of one network, and here there are two."""
     with pytest.raises(ValueError, match="Self-Attention Guidance is on base_model"):
         layered((extra("sag", "SelfAttentionGuidance", models()[0], 0.5, 2.0), pairs.unlike()[1]))
+
+
+@pytest.mark.slow
+def test_compiled_models_run_as_they_were_written():
+    """Threads that wait for each other amid dynamo's tracing take minutes; the stock sampler still runs compiled code."""
+    base, foreground = pairs.unlike()
+    compiled = tuple(extra("torch_compile", "TorchCompileModel", model, "eager") for model in (base, foreground))
+    found, _ = layered(compiled, steps=1)
+    expected, _ = layered((base, foreground), steps=1)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))
+    assert torch.compiler.is_compiling() is False and torch._dynamo.eval_frame._stance.stance == "default"
 
 
 def test_limited_patch_on_either_model():
