@@ -20,11 +20,11 @@ def rows() -> list[tuple[str, ...]]:
 
 def test_every_line_names_a_test_that_exists():
     for subject, verdict, file, test in rows():
-        source = (HERE / f"test_compat_{file}.py").read_text(encoding="utf-8")
-        assert f"\ndef {test}(" in source, f"{subject.strip()}: no {test} in test_compat_{file}.py"
+        source = (HERE / f"test_{file}.py").read_text(encoding="utf-8")
+        assert f"\ndef {test}(" in source, f"{subject.strip()}: no {test} in test_{file}.py"
         assert verdict.strip().startswith(("works", "refused")), f"{subject.strip()}: works or refused?"
 
 
 def test_every_file_of_compatibility_tests_is_in_the_table():
-    files = {path.stem.removeprefix("test_compat_") for path in HERE.glob("test_compat_*.py")} - {"table"}
-    assert {file for _, _, file, _ in rows()} == files
+    files = {path.stem.removeprefix("test_") for path in HERE.glob("test_compat_*.py")} - {"compat_table"}
+    assert files <= {file for _, _, file, _ in rows()}
