@@ -268,6 +268,8 @@ def install(model: ModelPatcher, run: BlendRun) -> ModelPatcher:
     model = model.clone()
     wrappers = comfy.patcher_extension.WrappersMP
     model.add_wrapper_with_key(wrappers.DIFFUSION_MODEL, KEY, _forward_wrapper(run))
-    if run.delta is not None and run.delta.modules_at:
+    # Code that newer hosts' TorchCompileModel makes never looks at patches again: it would run with another call's.
+    compiled = "torch.compile" in model.wrappers.get(wrappers.APPLY_MODEL, {})
+    if compiled or (run.delta is not None and run.delta.modules_at):
         model.add_wrapper_with_key(wrappers.APPLY_MODEL, KEY, uncompiled)
     return model
