@@ -34,15 +34,15 @@ class Question:
     glass: bool | None = None
 
 
-MODES = ("independent", "adapt", "share", "x_scene", "adapt_self", "literal", "from_background")
+MODES = ("independent", "adapt", "adapt_self", "share", "x_scene")
 MASKS = ("share", "x_share_soft", "x_share_mixed", "x_share_70", "x_grown", "x_hard",
          "x_from_grown", "x_scene", "x_scene_tight", "x_scene_self")
 QUESTIONS = (
-    Question("blending", ("independent", "sequential", "adapt", "share", "x_scene"), LAYERS),
-    Question("modes", MODES, (*SCENE, *CLEAN, "inside_psnr"), skip=SEEN),
-    Question("modes_glass", ("independent", "adapt", "share", "x_scene", "adapt_self"), LAYERS, glass=True),
-    Question("off", ("adapt", "off"), LAYERS),
-    Question("masks", MASKS, LAYERS, against="share"),
+    Question("blending", ("independent", "sequential", "adapt", "share", "x_scene")),
+    Question("modes", MODES, (*SCENE, *CLEAN, "inside_psnr", "shadow"), skip=SEEN),
+    Question("modes_glass", MODES, glass=True),
+    Question("others", ("adapt", "literal", "from_background", "off")),
+    Question("masks", MASKS, against="share"),
     Question("prior", ("adapt", "adapt_previous", "x_frozen", "x_once_20"),
              (*LAYERS, "flicker", "cpu_seconds"), against="adapt"),
     Question("prior_share", ("share", "share_previous"), (*LAYERS, "flicker", "cpu_seconds"), against="share"),
@@ -52,8 +52,7 @@ QUESTIONS = (
     Question("noise", ("independent", "independent_noise", "adapt", "adapt_noise", "share", "share_noise",
                        "background_prompt")),
     Question("maps", ("adapt", "x_words", "x_structure_only", "x_content_only"), against="adapt"),
-    Question("shadow", ("independent", "adapt", "share", "x_scene", "adapt_self"), ("shadow",)),
-    Question("truth", ("independent", "adapt", "share", "x_scene", "adapt_self"),
+    Question("truth", MODES,
              ("fg_shape", "fg_colour", "bg_pattern", "bg_tone", "bl_shape", "bl_colour", "bl_pattern", "bl_tone")),
 )  # fmt: skip
 MANY = frozenset({*MODES, methods.SEQUENTIAL})
