@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
+from ..layerfusion_core import prior_maps
 from ..layerfusion_core.host import engine, guider
 from ..layerfusion_core.host.conditioning import EOS_KEY
-from ..layerfusion_core.masks import grow, norm, resize_map
+from ..layerfusion_core.masks import grow, hard_mask, norm, resize_map
 from ..layerfusion_core.options import BackgroundMode
-from ..layerfusion_core.prior_maps import PriorMaps
 
 FROZEN_AFTER = 4  # evaluations
 
@@ -135,30 +134,14 @@ def _only(fine: bool):
     return change
 
 
-def _one_scene(threshold: float) -> Callable:
-    """Outside a mask, blended and background take the mean of their predictions, too.
+def _tight(original: Callable) -> Callable:
+    """`one_scene` shares predictions up to the grown hard mask, not up to the wider mask around it."""
+    return lambda soft, grid, hardness: grow(hard_mask(soft, hardness), grid)
 
-    The mask: the last block's grown soft mask m, made hard at `threshold` as sigmoid(d (m - threshold)); 0.5 = `grown`.
-    """
 
-    def change(original: Callable) -> Callable:
-        def predict_noise(self, x, timestep, model_options=None, seed=None):
-            out, run = original(self, x, timestep, model_options, seed), self.run
-            if not run.active or run.maps is None:
-                return out
-            layout, grid = run.layout, run.maps.grids[run.last]
-            soft = grow(run.masks(run.last).soft, grid)
-            inside = torch.sigmoid(run.options.hardness * (soft - threshold))
-            inside = F.interpolate(inside.unflatten(-1, grid)[:, None], out.shape[-2:], mode="bilinear").to(out)
-            streams = list(layout.grouped(out).unbind(1))
-            scene = (streams[layout.blended] + streams[layout.background]) / 2
-            for stream in (layout.blended, layout.background):
-                streams[stream] = torch.lerp(scene, streams[stream], inside)
-            return layout.stack(streams)
-
-        return predict_noise
-
-    return change
+def _as_adapt_self(original: Callable) -> Callable:
+    """Attention is blended as in `adapt_self`, whatever the mode."""
+    return lambda a, masks, layout, background, *rest: original(a, masks, layout, BackgroundMode.ADAPT_SELF, *rest)
 
 
 CHANGES: dict[str, tuple[Any, str, Callable]] = {
@@ -166,10 +149,10 @@ CHANGES: dict[str, tuple[Any, str, Callable]] = {
         name: (engine, "blend", lambda original, u=update: _blend_with(original, u)) for name, update in UPDATES.items()
     },
     "no_feedback": (engine, "blend", _without_feedback),
-    "structure_only": (PriorMaps, "soft", _structure_only),
-    "content_only": (PriorMaps, "soft", _content_only),
-    "scene": (guider.LayerFusionGuider, "predict_noise", _one_scene(0.25)),
-    "scene_tight": (guider.LayerFusionGuider, "predict_noise", _one_scene(0.5)),
+    "structure_only": (prior_maps.PriorMaps, "soft", _structure_only),
+    "content_only": (prior_maps.PriorMaps, "soft", _content_only),
+    "scene_tight": (prior_maps, "surround_mask", _tight),
+    "scene_self": (engine, "blend", _as_adapt_self),
     "words": (guider, "text_columns", _words),
     "once": (engine.BlendRun, "begin_evaluation", _once),
     "frozen": (engine.BlendRun, "begin_evaluation", _frozen),

@@ -42,7 +42,7 @@ CHOICES = (
     _method("off", "off: background never follows", "off"),
     _method("adapt_previous", "adapt, previous_step", prior_mode="previous_step"),
     _method("adapt_self_previous", "adapt_self, previous_step", "adapt_self", prior_mode="previous_step"),
-    _method("share_previous", "share, previous_step", "share", prior_mode="previous_step"),
+    _method("one_scene_previous", "one_scene, previous_step", "one_scene", prior_mode="previous_step"),
     _method("self_only", "self-attention only", cross_attention=False),
     _method("cross_only", "cross-attention only", self_attention=False),
     *(_method(f"hardness_{d}", f"hardness {d}", hardness=float(d)) for d in (2, 5, 20, 50)),
@@ -52,7 +52,7 @@ CHOICES = (
     _method("end_80", "ends at 0.8 of the schedule", end_percent=0.8),
     _method("independent_noise", "no blending, a noise of its own for each", strength=0.0, noise="independent"),
     _method("adapt_noise", "adapt, a noise of its own for each", noise="independent"),
-    _method("share_noise", "share, a noise of its own for each", "share", noise="independent"),
+    _method("one_scene_noise", "one_scene, a noise of its own for each", "one_scene", noise="independent"),
     _method("background_prompt", "adapt, blended stream prompted with the background only", text="background"),
 )
 EXPERIMENTS = (
@@ -74,9 +74,8 @@ EXPERIMENTS = (
             ("coarse", "only in blocks of the coarser resolution"),
         )
     ),
-    _method("x_scene", "experiment: share, predictions shared outside too", "share", "scene"),
-    _method("x_scene_self", "experiment: adapt_self, predictions shared outside too", "adapt_self", "scene"),
-    _method("x_scene_tight", "experiment: share, predictions shared outside the grown hard mask", "share", "scene_tight"),
+    _method("x_scene_tight", "experiment: one_scene, predictions shared up to the grown hard mask", "one_scene", "scene_tight"),
+    _method("x_scene_self", "experiment: one_scene, attention as in adapt_self", "one_scene", "scene_self"),
     _method("x_once_20", "experiment: starts at 0.2, masks of that step kept", experiment="once", start_percent=0.2),
 )  # fmt: skip
 SETS = {"main": MAIN, "choices": CHOICES, "experiments": EXPERIMENTS, "all": (*MAIN, *CHOICES, *EXPERIMENTS)}

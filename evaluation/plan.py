@@ -34,22 +34,22 @@ class Question:
     glass: bool | None = None
 
 
-MODES = ("independent", "adapt", "adapt_self", "share", "x_scene")
+MODES = ("independent", "adapt", "adapt_self", "share", "one_scene")
 MASKS = ("share", "x_share_soft", "x_share_mixed", "x_share_70", "x_grown", "x_hard",
-         "x_from_grown", "x_scene", "x_scene_tight", "x_scene_self")
+         "x_from_grown", "one_scene", "x_scene_tight", "x_scene_self")
 QUESTIONS = (
-    Question("blending", ("independent", "sequential", "adapt", "share", "x_scene")),
+    Question("blending", ("independent", "sequential", "adapt", "share", "one_scene")),
     Question("modes", MODES, (*SCENE, *CLEAN, "inside_psnr", "shadow"), skip=SEEN),
     Question("modes_glass", MODES, glass=True),
     Question("others", ("adapt", "literal", "from_background", "off")),
     Question("masks", MASKS, against="share"),
     Question("prior", ("adapt", "adapt_previous", "x_frozen", "x_once_20"),
              (*LAYERS, "flicker", "cpu_seconds"), against="adapt"),
-    Question("prior_share", ("share", "share_previous"), (*LAYERS, "flicker", "cpu_seconds"), against="share"),
+    Question("prior_default", ("one_scene", "one_scene_previous"), (*LAYERS, "flicker", "cpu_seconds"), against="one_scene"),
     Question("strength", ("adapt", "x_no_feedback", "hardness_2", "hardness_5", "hardness_20", "hardness_50",
                           "strength_50", "start_20", "end_50", "end_80", "self_only",
                           "cross_only", "x_fine", "x_coarse"), against="adapt"),
-    Question("noise", ("independent", "independent_noise", "adapt", "adapt_noise", "share", "share_noise",
+    Question("noise", ("independent", "independent_noise", "adapt", "adapt_noise", "one_scene", "one_scene_noise",
                        "background_prompt")),
     Question("maps", ("adapt", "x_words", "x_structure_only", "x_content_only"), against="adapt"),
     Question("truth", MODES,

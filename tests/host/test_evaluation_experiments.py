@@ -21,7 +21,7 @@ def maker() -> generate.Generator:
     return generate.Generator(models.load("demo"), models.Settings(size=64, steps=STEPS, cfg=4.5, ensemble=1))
 
 
-def run(maker: generate.Generator, name: str, **options):
+def run(maker: generate.Generator, name: str, mode: str = "adapt"):
     """(latents of foreground, blended, background; the priors) of one pair with an experiment, "" for none."""
     pair = prompts.read(prompts.FOLDER / "demo.txt")[0]
     texts = [maker.conditioning([text]) for text in (pair.foreground, pair.blended_text, pair.background)]
@@ -29,7 +29,7 @@ def run(maker: generate.Generator, name: str, **options):
     with experiments.experiment(name):
         layers, record = sample_layers(
             maker.models.base, maker.models.foreground, texts, maker.conditioning([""]), maker.latent([pair]), s.seed,
-            s.steps, s.cfg, s.sampler, s.scheduler, 1.0, LayerFusionOptions(background_mode="adapt", **options),
+            s.steps, s.cfg, s.sampler, s.scheduler, 1.0, LayerFusionOptions(background_mode=mode),
         )  # fmt: skip
     return [layer["samples"] for layer in layers], record
 
@@ -44,9 +44,11 @@ def plain(maker):
 def test_an_experiment_changes_the_layers_and_is_undone(maker, plain, name):
     owner, attribute, _ = experiments.CHANGES[name]
     before = getattr(owner, attribute)
-    layers, _ = run(maker, name)
+    mode = "one_scene" if name == "scene_tight" else "adapt"
+    layers, _ = run(maker, name, mode)
     assert getattr(owner, attribute) is before
-    assert max((a - b).abs().max() for a, b in zip(layers, plain[0])) > 0.05
+    others = plain[0] if mode == "adapt" else run(maker, "", mode)[0]
+    assert max((a - b).abs().max() for a, b in zip(layers, others)) > 0.05
     with pytest.raises(RuntimeError), experiments.experiment(name):
         raise RuntimeError
     assert getattr(owner, attribute) is before
@@ -112,6 +114,11 @@ def test_without_feedback_only_the_foreground_is_left_alone():
     plain = blend(a, masks(0.7), layout, BackgroundMode.ADAPT, "attn1")
     assert torch.equal(out[:, 0], a[:, 0])
     assert torch.equal(out[:, 1:], plain[:, 1:])
+
+
+def test_attention_as_in_adapt_self(maker):
+    for a, b in zip(run(maker, "scene_self")[0], run(maker, "", "adapt_self")[0]):
+        assert torch.equal(a, b)
 
 
 def test_every_experiment_is_a_method():
