@@ -18,6 +18,7 @@ from .console import Problem
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 START_SECONDS = 60
+ANSWER_SECONDS = 60
 SWITCHES = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--mute-audio",
     "--disable-extensions", "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
@@ -53,10 +54,13 @@ class Browser:
         try:
             port = self._port()
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30) as answer:
-                page = next(target for target in json.load(answer) if target["type"] == "page")
-            self._socket = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=120)
+                pages = [target for target in json.load(answer) if target["type"] == "page"]
+            page = next(target for target in pages if target["url"] == "about:blank")  # not one of the browser's own
+            self._socket = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=ANSWER_SECONDS)
             for domain in ("Page", "Runtime"):
                 self.send(f"{domain}.enable")
+            self.send("Page.bringToFront")  # a page behind another gets no input
+            self.send("Emulation.setFocusEmulationEnabled", enabled=True)
             self.send("Emulation.setDeviceMetricsOverride", width=self.size[0], height=self.size[1],
                       deviceScaleFactor=1, mobile=False)
         except BaseException:
