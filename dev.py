@@ -1,7 +1,7 @@
 """The one command of this checkout: demo, tests and a server to try by hand. Needs nothing but Python 3.10 or newer.
 
     python dev.py demo     three layers out of a real ComfyUI, with the small demonstration models
-    python dev.py test     everything this machine can run
+    python dev.py test     the tests this machine can run
     python dev.py serve    the same ComfyUI with the page open in a browser
 
 This file runs under any Python. It prepares an environment (``devtools/environment.py``) and starts itself again
@@ -43,7 +43,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     demo.add_argument("--engine", choices=["comfyui", "reference"],
                       help="comfyui: the node pack in a real server; reference: the paper written plainly on diffusers")
 
-    commands.add_parser("test", help="run every test this machine can run; further arguments go to pytest",
+    commands.add_parser("test", help="run the tests this machine can run; further arguments go to pytest",
                         add_help=False)
 
     serve = commands.add_parser("serve", help="start ComfyUI with this pack and open its page")

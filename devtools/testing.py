@@ -41,6 +41,8 @@ GET_NODE = "install Node.js 20 or newer (its program is called node), and run th
 NO_TESTS_COLLECTED = 5
 PARALLEL = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
 """One single-threaded process per core, a test file at a time each."""
+QUICK = ["-m", "not slow"]
+"""Marks of a run of everything: without the tests that repeat at length what others show in short."""
 START_PYTEST = ("import os, sys; sys.path[:] = [p for p in sys.path if p not in ('', os.getcwd())]; "
                 "import pytest; sys.exit(pytest.main())")
 """As ``python -m pytest``, without the checkout on the path: its ``nodes`` folder would hide ComfyUI's ``nodes.py``."""
@@ -71,6 +73,7 @@ def run(checkout: Path, host: Path | None, arguments: list[str]) -> int:
     chosen, options = split(arguments, checkout)
     results: dict[str, Result] = {}
     not_run: list[str] = []
+    marks = [] if chosen or "-m" in options else QUICK
     for tier in TIERS:
         paths = [path for path in chosen if _tier_of(path, checkout) == tier.name]
         if chosen and not paths:
@@ -88,7 +91,9 @@ def run(checkout: Path, host: Path | None, arguments: list[str]) -> int:
             results[tier.name] = _node(checkout, paths)
             continue
         side_by_side = [] if tier.name == "server" else PARALLEL  # the server tier has one server
-        results[tier.name] = _pytest(checkout, host, paths or [tier.folder], [*side_by_side, *options])
+        results[tier.name] = _pytest(checkout, host, paths or [tier.folder], [*side_by_side, *marks, *options])
+    if marks and results.keys() - {WEB.name}:
+        not_run.append('NOT RUN: TESTS MARKED AS SLOW. What to do: add -m "" to this command.')
     return close(results, not_run, host)
 
 

@@ -78,3 +78,16 @@ def test_without_nodejs_the_web_tests_are_named_in_capitals(tmp_path, monkeypatc
     monkeypatch.setattr(testing.shutil, "which", lambda name: None)
     assert testing.run(web_tests(tmp_path, ""), None, []) == 1
     assert "NOT RUN: WEB (NODE.JS) TESTS, THERE IS NO NODE.JS. What to do:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "quick"), [([], True), (["-m", ""], False), (["-x"], True), (["tests/unit"], False)], ids=str
+)
+def test_a_run_of_everything_leaves_out_slow_tests_and_says_so(arguments, quick, monkeypatch, capsys):
+    asked = []
+    monkeypatch.chdir(CHECKOUT)
+    monkeypatch.setattr(testing, "_pytest", lambda *args: asked.append(args[-1]) or testing.Result(passed=1))
+    monkeypatch.setattr(testing, "_node", lambda *args: testing.Result(passed=1))
+    assert testing.run(CHECKOUT, None, arguments) == 0
+    assert asked and all(("not slow" in options) is quick for options in asked)
+    assert ("NOT RUN: TESTS MARKED AS SLOW" in capsys.readouterr().out) is quick
