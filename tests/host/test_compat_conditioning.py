@@ -18,6 +18,8 @@ from layerfusion_pack.nodes.custom_sampling import (
 )
 from layerfusion_pack.nodes.sampling import LayerFusionKSampler
 
+STREAMS = [0, pytest.param(1, marks=pytest.mark.slow), 2]
+
 
 def on(stream: int, change) -> list[list]:
     """The three prompts with one of them changed."""
@@ -59,7 +61,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("stream", range(3), ids=NAMES)
+@pytest.mark.parametrize("stream", STREAMS, ids=NAMES)
 def test_conditioning_node_on_one_stream(change, stream):
     streams = on(stream, CHANGES[change])
     model = models()[1 if stream == 0 else 0]

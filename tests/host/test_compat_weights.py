@@ -75,7 +75,7 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("strength", [1.0, 0.4])
+@pytest.mark.parametrize("strength", [pytest.param(1.0, marks=pytest.mark.slow), 0.4])
 @pytest.mark.parametrize("make", FILES, ids=lambda make: make.__name__)
 def test_packaging(make, strength, tmp_path):
     base, _ = models()

@@ -1,4 +1,4 @@
-"""The demonstration models keep the promise of the three layers, over 20 prompts.
+"""The demonstration models keep the promise of the three layers, over 10 prompts.
 
 In the default background mode, `one_scene` (docs/evidence.md has the others). Thresholds stand a little below what the
 committed weights reach.
@@ -12,14 +12,14 @@ import torch
 from layerfusion_pack.evaluation import generate, methods, models, plan, prompts
 from layerfusion_pack.layerfusion_core import measures
 
-PAIRS = 20
+PAIRS = 10
 BATCH = 10
 SETTINGS = plan.SETTINGS  # fewer steps than a user takes, to be quick
 
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, torch.Tensor]:
-    """Measures of the trios, (20,) each; alpha_iou: against the foreground sampled and decoded on its own."""
+    """Measures of the trios, (10,) each; alpha_iou: against the foreground sampled and decoded on its own."""
     maker = generate.Generator(models.load("demo"), SETTINGS)
     found: dict[str, list[torch.Tensor]] = {}
     with torch.inference_mode():

@@ -176,7 +176,7 @@ def test_differences_are_not_copied():
     assert len(held) == len(differences) and held == {tensor.data_ptr() for tensor in differences.values()}
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
 def test_half_precision(dtype):
     base = tiny.tiny_sdxl(dtype=dtype)
     half = layered((base, conv_model(base)), steps=2)[0]

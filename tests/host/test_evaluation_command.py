@@ -43,6 +43,7 @@ def trios(out: Path) -> list[tuple]:
     return [(row["method"], row["index"]) for row in map(json.loads, lines)]
 
 
+@pytest.mark.slow
 def test_ended_and_run_again(dev, tmp_path):
     arguments = ("--out", str(tmp_path), "--n", "12", "--steps", "2", "--methods", "adapt", "--jobs", "1")
     process = dev(*arguments)

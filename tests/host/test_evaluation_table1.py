@@ -74,6 +74,7 @@ def out(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_equal_sets_have_no_distance_and_others_have(out, metrics):
     assert table1.main([str(out), "--metrics", str(metrics)]) == 0
     lines = (out / "table1.md").read_text().splitlines()

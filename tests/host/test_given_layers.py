@@ -42,8 +42,10 @@ def left_half(size: int = 128) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "sampler"), [*((name, "euler") for name in NAMES), *(("blended", sampler) for sampler in SAMPLERS[1:])]
-)
+    ("name", "sampler"),
+    [*((name, "euler") for name in NAMES),
+     *(pytest.param("blended", sampler, marks=pytest.mark.slow) for sampler in SAMPLERS[1:])],
+)  # fmt: skip
 def test_kept_layers_come_back_bit_equal_and_act_on_the_others(name, sampler):
     latent = picture()
     found, record = layered(latent=give(**{name: latent}), sampler=sampler)
@@ -98,7 +100,7 @@ def test_strength_zero_with_a_mask_is_the_stock_inpainting_of_that_stream(sample
     assert not close(found[2], latent["samples"], 1e-2)
 
 
-@pytest.mark.parametrize(("keep", "start"), [(0.25, 1), (0.5, 2), (0.74, 2), (0.9, 3)])
+@pytest.mark.parametrize(("keep", "start"), [(0.25, 1), pytest.param(0.5, 2, marks=pytest.mark.slow), (0.74, 2), (0.9, 3)])
 def test_partly_kept_layers_are_stock_img2img_from_their_step_on(keep, start):
     """Euler from step floor(keep n) of the same schedule; 0.2 % apart, by which the host scales noise at the top level."""
     latent = picture()
