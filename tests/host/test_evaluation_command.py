@@ -70,7 +70,7 @@ def test_everything_the_page_shows(dev, tmp_path):
         assert ("not made yet" in text) == (name == "modes"), name  # whose first pairs are left out
         assert name in ("modes", "accuracy") or text.startswith("|")
     assert {name for name, _ in trios(tmp_path)} == set(plan.counts(quick=True))
-    for picture in re.findall(r"\]\((evidence-\w+\.jpg)\)", page):
+    for picture in set(re.findall(r"\]\((evidence-\w+\.jpg)\)", page)) - {"evidence-modes.jpg"}:  # of later pairs
         with Image.open(tmp_path / "page" / picture) as image:
             assert image.width > 600
     assert (CHECKOUT / "docs" / "evidence.md").read_bytes() == committed
