@@ -25,18 +25,14 @@ def main(argv: list[str] | None = None) -> int:
     register_pack()
     import torch
 
-    from layerfusion_pack.evaluation import classifier, models, plan, table
+    from layerfusion_pack.evaluation import drawings, models, plan, table
     from layerfusion_pack.layerfusion_core import measures
 
-    scenes, demo = classifier.scenes_module(), models.load(options.models)
+    demo = models.load(options.models)
     lines = ["| objects | n | soft IoU | mean error of alpha | alpha of the body, drawn | the same, decoded |",
              "|" + "---|" * 6]  # fmt: skip
     for glass in (False, True):
-        drawn, seed = [], 2_000_000
-        while len(drawn) < options.n:
-            scene, seed = scenes.random_scene(seed), seed + 1
-            if scene.glass == glass:
-                drawn.append(scenes.draw(scene, models.DEMO.size))
+        drawn = drawings.of_kind(glass, options.n, 2_000_000, models.DEMO.size)
         truth = torch.stack([torch.from_numpy(d.alpha[..., 0]) for d in drawn])
         grey = torch.stack([torch.from_numpy(d.on_grey) for d in drawn])
         with torch.inference_mode():

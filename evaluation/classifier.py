@@ -6,31 +6,18 @@ scenes without an object, with one, with a faint one (a leak), and objects on th
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .drawings import scenes_module
 
 SIDE = 64
 SCENES, STEPS, BATCH = 4000, 1000, 64
 FAINTEST = 0.35  # opacity of the faintest leak it is taught to find
 NONE = 0  # class of "no object" and of "no scene" (grey canvas)
 HEADS = {"shape": 7, "colour": 7, "pattern": 7, "tone": 5}  # classes, the first is NONE
-
-
-def scenes_module():
-    """demo/scenes.py, which draws the training pictures."""
-    path = Path(__file__).resolve().parents[1] / "demo" / "scenes.py"
-    if "layerfusion_scenes" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("layerfusion_scenes", path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["layerfusion_scenes"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["layerfusion_scenes"]
 
 
 def drawn(seeds: range) -> tuple[Tensor, Tensor]:

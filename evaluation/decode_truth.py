@@ -28,18 +28,14 @@ def main(argv: list[str] | None = None) -> int:
     register_pack()
     import torch
 
-    from layerfusion_pack.evaluation import classifier, models
+    from layerfusion_pack.evaluation import drawings, models
     from layerfusion_pack.layerfusion_core import measures
     from layerfusion_pack.layerfusion_core.compositing import alpha_over
     from layerfusion_pack.layerfusion_core.host.transparent_encode import encode_transparent
 
-    scenes, demo, say = classifier.scenes_module(), models.load(options.models), sys.stdout.write
+    demo, say = models.load(options.models), sys.stdout.write
     for glass in (False, True):
-        drawn, seed = [], 3_000_000
-        while len(drawn) < options.n:
-            scene, seed = scenes.random_scene(seed), seed + 1
-            if scene.glass == glass:
-                drawn.append(scenes.draw(scene, models.DEMO.size))
+        drawn = drawings.of_kind(glass, options.n, 3_000_000, models.DEMO.size)
         truth = torch.stack([torch.cat([torch.from_numpy(d.colour), torch.from_numpy(d.alpha)], -1) for d in drawn]).float()
         rgb, alpha = truth[..., :3], truth[..., 3]
         with torch.inference_mode():

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..layerfusion_core import prior_maps
-from ..layerfusion_core.host import engine, guider
+from ..layerfusion_core.host import engine, guider, run
 from ..layerfusion_core.host.conditioning import EOS_KEY
 from ..layerfusion_core.masks import grow, hard_mask, norm, resize_map
 from ..layerfusion_core.options import BackgroundMode
@@ -151,7 +151,7 @@ CHANGES: dict[str, tuple[Any, str, Callable]] = {
     "no_feedback": (engine, "blend", _without_feedback),
     "structure_only": (prior_maps.PriorMaps, "soft", _structure_only),
     "content_only": (prior_maps.PriorMaps, "soft", _content_only),
-    "scene_tight": (prior_maps, "surround_mask", _tight),
+    "scene_tight": (run, "surround_mask", _tight),
     "scene_self": (engine, "blend", _as_adapt_self),
     "words": (guider, "text_columns", _words),
     "once": (engine.BlendRun, "begin_evaluation", _once),

@@ -21,7 +21,7 @@ FIELDS = (
 
 def named(foreground: str, background: str) -> list[int]:
     """Classes that a demo prompt pair names, in the order of the classifier's heads."""
-    scenes = part("classifier").scenes_module()
+    scenes = part("drawings").scenes_module()
     *_, colour, shape = foreground.split()
     tone, pattern = background.split()
     return [1 + scenes.SHAPES.index(shape), 1 + tuple(scenes.OBJECT_COLOURS).index(colour),

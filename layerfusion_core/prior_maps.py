@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .masks import Masks, grow, hard_mask, resize_map, soft_mask, structure_prior, surround_mask
+from .masks import Masks, grow, hard_mask, resize_map, soft_mask, structure_prior
 
 Block = tuple[str, int, int]  # ("input" | "middle" | "output", block number, transformer index), as the host names them
 Grid = tuple[int, int]  # token rows, token columns
@@ -35,11 +35,6 @@ class PriorMaps:
         soft = self.soft(block).unflatten(0, (-1, foregrounds))
         hard = hard_mask(soft, hardness)
         return Masks(soft, hard, grow(hard, self.grids[block]))
-
-    def surround(self, block: Block, hardness: float, foregrounds: int) -> torch.Tensor:
-        """`surround_mask` of a block for samples of `foregrounds` rows each, as pictures (G, 1, h, w)."""
-        grid, soft = self.grids[block], self.soft(block).unflatten(0, (-1, foregrounds))
-        return surround_mask(soft, grid, hardness).unflatten(-1, grid).unsqueeze(1)
 
     def stored(self) -> PriorMaps:
         """A half-precision copy in main memory, for the record."""

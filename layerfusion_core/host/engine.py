@@ -116,10 +116,9 @@ def _input_patch():
     """attn1_patch / attn2_patch: keep the foreground rows' inputs for the delta of q, k, v."""
 
     def patch(n, context, value, extra_options):
-        forward: Forward | None = extra_options.get(KEY)
-        if forward is not None:
-            _require_all_tokens(forward, n, extra_options)
-        if forward is not None and forward.run.delta is not None:
+        forward: Forward = extra_options[KEY]
+        _require_all_tokens(forward, n, extra_options)
+        if forward.run.delta is not None:
             forward.inputs = {
                 "to_q": forward.foreground(n),
                 "to_k": forward.foreground(context),
@@ -130,31 +129,28 @@ def _input_patch():
     return patch
 
 
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict) -> torch.Tensor:
+    """The host's attention, as a replace patch."""
+    return optimized_attention(
+        q, k, v, extra_options["n_heads"], attn_precision=extra_options["attn_precision"], transformer_options=extra_options
+    )  # fmt: skip
+
+
 def _attention_patch(block: Block, site: str, foreign):
     """Replace patch: add the delta to q, k, v, read the priors from them, then attend as the host (or `foreign`) does."""
+    attention = attend if foreign is None else foreign
 
     def patch(q, k, v, extra_options):
-        forward: Forward | None = extra_options.get(KEY)
-        if forward is not None:
-            run = forward.run
-            if run.delta is not None:
-                terms = run.delta.at(block, site)
-                for name, projected in (("to_q", q), ("to_k", k), ("to_v", v)):
-                    if name in terms:  # in place: the projections are fresh and ours alone
-                        add_terms(terms[name], forward.foreground(projected), forward.inputs[name])
-            _collect(forward, block, site, q, k, extra_options)
-        if foreign is not None:
-            out = foreign(q, k, v, extra_options)
-        else:
-            out = optimized_attention(
-                q,
-                k,
-                v,
-                extra_options["n_heads"],
-                attn_precision=extra_options["attn_precision"],
-                transformer_options=extra_options,
-            )
-        if forward is not None and forward.run.delta is not None:
+        forward: Forward = extra_options[KEY]
+        delta = forward.run.delta
+        if delta is not None:
+            terms = delta.at(block, site)
+            for name, projected in (("to_q", q), ("to_k", k), ("to_v", v)):
+                if name in terms:  # in place: the projections are fresh and ours alone
+                    add_terms(terms[name], forward.foreground(projected), forward.inputs[name])
+        _collect(forward, block, site, q, k, extra_options)
+        out = attention(q, k, v, extra_options)
+        if delta is not None:
             forward.inputs = {"to_out": forward.foreground(out)}
         return out
 
@@ -185,8 +181,8 @@ def _delta_output_patch(site: str):
     """attn1_output_patch / attn2_output_patch, first in line: complete eps_FG's attention with the delta of to_out."""
 
     def patch(n, extra_options):
-        forward: Forward | None = extra_options.get(KEY)
-        if forward is not None and forward.run.delta is not None:
+        forward: Forward = extra_options[KEY]
+        if forward.run.delta is not None:
             terms = forward.run.delta.at(_block(extra_options), site)
             if "to_out" in terms:  # in place: nobody has seen the projection's output yet
                 add_terms(terms["to_out"], forward.foreground(n), forward.inputs["to_out"])
@@ -200,8 +196,8 @@ def _blend_patch(site: str):
     """attn1_output_patch / attn2_output_patch, last in line: blend what all other patches have made of the outputs."""
 
     def patch(n, extra_options):
-        forward: Forward | None = extra_options.get(KEY)
-        if forward is None or not forward.blends or not forward.run.options.blends_site(site):
+        forward: Forward = extra_options[KEY]
+        if not forward.blends or not forward.run.options.blends_site(site):
             return n
         run, block = forward.run, _block(extra_options)
 

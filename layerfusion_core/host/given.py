@@ -15,6 +15,7 @@ from comfy.samplers import KSAMPLER, CFGGuider
 
 from ..given import HELD, GivenLayer, GivenLayers, held, keep_map, release_sigmas
 from ..streams import StreamLayout
+from .latents import require_channels, require_picture
 from .run import PIXELS
 
 GIVEN_KEY = "layerfusion_given"  # of the GivenLayers in a LATENT
@@ -69,14 +70,8 @@ def _check_layer(name: str, latent: dict) -> None:
     samples = latent["samples"]
     if GIVEN_KEY in latent:
         raise ValueError(f"{name}: got the output of another Given Layers node; connect the layer's own latent")
-    if not isinstance(samples, torch.Tensor) or samples.ndim != 4:
-        shape = tuple(samples.shape) if isinstance(samples, torch.Tensor) else type(samples).__name__
-        raise ValueError(f"{name}: expected a picture latent (batch, 4, height / 8, width / 8), got {shape}")
-    if samples.shape[1] != 4:
-        raise ValueError(
-            f"{name}: expected 4 latent channels (SDXL), got {samples.shape[1]}; encode the picture with the VAE of the "
-            "SDXL checkpoint"
-        )
+    require_picture(name, samples)
+    require_channels(name, samples, 4)
 
 
 def _sizes(shapes: dict[str, torch.Size]) -> str:

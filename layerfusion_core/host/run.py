@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..blending import blend_predictions
-from ..masks import Masks
+from ..masks import Masks, surround_mask
 from ..options import BackgroundMode, LayerFusionOptions, PriorMode
 from ..prior_maps import Block, PriorCollector, PriorMaps, PriorRecord
 from ..streams import StreamLayout
@@ -82,7 +82,8 @@ class BlendRun:
         """What the background mode does to the evaluation's guided prediction (N * S, C, h, w), with its masks."""
         if self.options.background_mode is not BackgroundMode.ONE_SCENE or not self.active or self.maps is None:
             return x0
-        surround = self.maps.surround(self.last, self.options.hardness, self.layout.foregrounds)
+        grid = self.maps.grids[self.last]
+        surround = surround_mask(self.masks(self.last).soft, grid, self.options.hardness).unflatten(-1, grid).unsqueeze(1)
         return blend_predictions(self.layout.grouped(x0), surround, self.layout, self.options.strength).flatten(0, 1)
 
     def end_evaluation(self) -> None:

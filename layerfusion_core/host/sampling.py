@@ -14,6 +14,7 @@ from ..prior_maps import PriorRecord
 from ..streams import StreamLayout
 from .given import GIVEN_KEY, given_layers, join_masks
 from .guider import LayerFusionGuider
+from .latents import described, require_channels, require_picture
 from .preview import strip_callback
 from .run import PIXELS
 
@@ -21,15 +22,9 @@ from .run import PIXELS
 def check_latent(model: ModelPatcher, latent: dict) -> torch.Tensor:
     """Return the samples of a LATENT as (N, channels, h, w) of the model's channel count, or raise ValueError."""
     samples = latent.get("samples") if isinstance(latent, dict) else None
-    if not isinstance(samples, torch.Tensor) or samples.ndim != 4:
-        shape = tuple(samples.shape) if isinstance(samples, torch.Tensor) else type(samples).__name__
-        raise ValueError(f"latent_image: expected a picture latent (batch, 4, height / 8, width / 8), got {shape}")
-    channels = model.get_model_object("latent_format").latent_channels
-    if samples.shape[1] != channels and torch.count_nonzero(samples) > 0:
-        raise ValueError(
-            f"latent_image: expected {channels} latent channels (SDXL), got {samples.shape[1]}; encode the picture with the "
-            "VAE of the SDXL checkpoint"
-        )
+    require_picture("latent_image", samples)
+    if torch.count_nonzero(samples) > 0:
+        require_channels("latent_image", samples, model.get_model_object("latent_format").latent_channels)
     samples = comfy.sample.fix_empty_latent_channels(model, samples)
     if min(samples.shape[-2:]) < 4:
         height, width = (side * PIXELS for side in samples.shape[-2:])
@@ -133,10 +128,9 @@ def split_latent(latent: dict, layout: StreamLayout) -> list[dict]:
     """Undo `stack_latent`: a LATENT per stream in layout order."""
     samples = latent.get("samples")
     if not isinstance(samples, torch.Tensor) or samples.ndim != 4 or samples.shape[0] % layout.count:
-        shape = tuple(samples.shape) if isinstance(samples, torch.Tensor) else type(samples).__name__
         raise ValueError(
-            f"expected a latent batch of {layout.count} streams per picture ({', '.join(layout.names)}), got {shape}; "
-            "connect the output of a sampler whose latent came from LayerFusion Stack Latents"
+            f"expected a latent batch of {layout.count} streams per picture ({', '.join(layout.names)}), got "
+            f"{described(samples)}; connect the output of a sampler whose latent came from LayerFusion Stack Latents"
         )
     out = {
         k: v

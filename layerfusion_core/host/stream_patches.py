@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
 
-from .engine import KEY, SITES
+from .engine import KEY, SITES, attend
 
 STREAMS = ("foreground", "background", "blended")
 _ROWS = "layerfusion_rows"  # in extra_options: whose rows an inner patch got
@@ -49,13 +48,6 @@ class StreamPatch:
     def models(self) -> list[ModelPatcher]:
         """Models that the patches bring, for the host to load."""
         return [m for p in (self.patch, self.other) if hasattr(p, "models") for m in p.models()]
-
-
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict) -> torch.Tensor:
-    """The host's attention, as a replace patch."""
-    return optimized_attention(
-        q, k, v, extra_options["n_heads"], attn_precision=extra_options["attn_precision"], transformer_options=extra_options
-    )  # fmt: skip
 
 
 def limit_patches(patched: ModelPatcher, plain: ModelPatcher, streams: set[str]) -> ModelPatcher:
