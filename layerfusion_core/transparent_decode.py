@@ -54,27 +54,27 @@ def decode_transparent(
     out = torch.empty((len(pixels), 4, height, width), dtype=torch.float32, device=pixels.device)
     for row in range(len(pixels)):
         image, code = pad_to_multiple(pixels[row : row + 1], latent[row : row + 1], multiple)
-        kept: list[Tensor] = []
+        kept = out.new_full((len(passes) // 2 + 1, *out.shape[1:]), torch.inf)
         for done, (flip, turns) in enumerate(passes):
             argb = decode_fn(_turn(image, flip, turns), _turn(code, flip, turns))
             argb = _turn_back(argb.float().clamp(0.0, 1.0), flip, turns)[..., :height, :width]
-            kept = keep_smallest(kept, argb.to(out.device), len(passes) // 2 + 1)
+            keep_smallest(kept, argb[0].to(out.device))
             if progress is not None:
                 progress(row * len(passes) + done + 1, len(pixels) * len(passes))
-        out[row] = (kept[-1] if len(passes) % 2 else (kept[-1] + kept[-2]) / 2)[0]
+        out[row] = kept[-1] if len(passes) % 2 else (kept[-1] + kept[-2]) / 2
     return out[:, 1:], out[:, :1]
 
 
-def keep_smallest(kept: list[Tensor], new: Tensor, count: int) -> list[Tensor]:
-    """The elementwise `count` smallest values seen so far, in ascending order, after one more tensor.
+def keep_smallest(kept: Tensor, new: Tensor) -> None:
+    """Sort one more tensor into the elementwise smallest values seen so far: `kept` (count, ...), ascending, at first inf.
 
-    With count = n // 2 + 1 the last (two) of n give the median, and only that many pictures are held at once.
+    In place; the largest falls out. With count = n // 2 + 1 the last (two) of n give the median, and only that many
+    pictures are held at once.
     """
-    merged = []
-    for smaller in kept:
-        merged.append(torch.minimum(smaller, new))
-        new = torch.maximum(smaller, new)
-    return (merged + [new])[:count]
+    for slot in kept:
+        larger = torch.maximum(slot, new)
+        torch.minimum(slot, new, out=slot)
+        new = larger
 
 
 def check_sizes(pixels: Tensor, latent: Tensor) -> None:

@@ -103,13 +103,12 @@ def test_progress_can_stop_the_work(network):
         decode_transparent(network, *sample(32, 32), 8, stop)
 
 
-def test_keep_smallest_holds_no_more_than_asked():
-    values = torch.randperm(8).float()
-    kept = []
+def test_keep_smallest_sorts_elementwise():
+    values = torch.stack([torch.randperm(8) for _ in range(3)], dim=1).float()  # 8 pictures of 3 values
+    kept = torch.full((5, 3), torch.inf)
     for value in values:
-        kept = keep_smallest(kept, value[None], 5)
-        assert len(kept) <= 5
-    assert torch.cat(kept).tolist() == [0, 1, 2, 3, 4]
+        keep_smallest(kept, value)
+    assert kept.tolist() == [[float(rank)] * 3 for rank in range(5)]
 
 
 @pytest.mark.parametrize(
