@@ -26,6 +26,7 @@ class Run:
     prompt_id: str
     status: str = "running"  # then success, interrupted or error
     error: str = ""
+    blocked: list[str] = field(default_factory=list)  # why nodes were left out, while the rest ran on
     outputs: dict[str, Any] = field(default_factory=dict)
     progress: list[tuple[str, int, int]] = field(default_factory=list)  # (node id, value, total)
     previews: list[bytes] = field(default_factory=list)  # JPEG or PNG bytes
@@ -87,6 +88,8 @@ class Client:
                     on_progress(run)
             elif event["type"] == "execution_interrupted":
                 run.status = "interrupted"
+            elif event["type"] == "execution_error" and data.get("exception_type") == "ExecutionBlocked":
+                run.blocked.append(data.get("exception_message", "").strip())
             elif event["type"] == "execution_error":
                 run.status = "error"
                 run.error = f"{data.get('node_type')}: {data.get('exception_message', '').strip()}"

@@ -76,6 +76,12 @@ class LayerFusionPreviewPriors(io.ComfyNode):
 
     @classmethod
     def execute(cls, priors, block: str, step: int) -> io.NodeOutput:
+        if not priors.maps:  # no error: that would end the run before the layers are saved
+            return io.NodeOutput(
+                None,  # the host forgets to block an output that has no value
+                block_execution="Preview Priors has nothing to show: the run blended nothing (strength 0, or no step between "
+                "start_percent and end_percent)"
+            )
         chosen = None
         if block != LAST:
             side, number = block.split()

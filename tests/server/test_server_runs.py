@@ -104,8 +104,9 @@ def test_options_reach_the_sampler(client, demo_graph, first_run):
         "background_mode": "adapt", "prior_mode": "exact", "hardness": 10.0, "strength": 0.0, "start_percent": 0.0,
         "end_percent": 1.0, "noise": "shared", "blend_self_attention": True, "blend_cross_attention": True}}
     api[graph.node_id(api, "LayerFusionKSampler")]["inputs"]["options"] = ["options", 0]
-    run = client.follow(client.queue(without_priors(api)))
+    run = client.follow(client.queue(api))
     assert run.status == "success", run.error
+    assert len(run.blocked) == 1 and "Preview Priors has nothing to show: the run blended nothing" in run.blocked[0]
     saved = run.images(graph.node_id(api, "LayerFusionSaveLayers"))
     blended = next(image for image in saved if "blended" in image["filename"])
     assert not numpy.array_equal(pixels(client.fetch(blended)), pixels(first_run[1]["blended"]))
