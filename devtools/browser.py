@@ -35,8 +35,8 @@ def find() -> str | None:
 class Browser:
     """One page in a Chromium of its own with an empty profile; a context manager that leaves no process behind."""
 
-    def __init__(self, width: int = 1600, height: int = 1000) -> None:
-        self.size = (width, height)
+    def __init__(self, width: int = 1600, height: int = 1000, switches: tuple[str, ...] = ()) -> None:
+        self.size, self.switches = (width, height), (*SWITCHES, *switches)
         self.errors: list[str] = []  # what the page's scripts threw
         self._last = 0
 
@@ -48,7 +48,7 @@ class Browser:
             raise Problem("No Chromium found; install one (on Debian and Ubuntu: chromium).")
         self._folder = tempfile.TemporaryDirectory(prefix="layerfusion-browser-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
-            [program, *SWITCHES, f"--user-data-dir={self._folder.name}", "--window-size={},{}".format(*self.size),
+            [program, *self.switches, f"--user-data-dir={self._folder.name}", "--window-size={},{}".format(*self.size),
              "about:blank"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         try:
