@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from ..layerfusion_core import prior_maps
-from ..layerfusion_core.host import engine, guider, run
+from ..layerfusion_core.host import engine, guider
 from ..layerfusion_core.host.conditioning import EOS_KEY
-from ..layerfusion_core.masks import grow, hard_mask, norm, resize_map
+from ..layerfusion_core.masks import grow, norm, resize_map
 from ..layerfusion_core.options import BackgroundMode
 
 FROZEN_AFTER = 4  # evaluations
@@ -135,8 +135,18 @@ def _only(fine: bool):
 
 
 def _tight(original: Callable) -> Callable:
-    """`one_scene` shares predictions up to the grown hard mask, not up to the wider mask around it."""
-    return lambda soft, grid, hardness: grow(hard_mask(soft, hardness), grid)
+    """`one_scene` shares predictions up to the grown hard mask of both priors, as attention, not of content alone."""
+    return lambda self: self.masks(self.last).grown
+
+
+def _low(original: Callable) -> Callable:
+    """`one_scene` shares predictions up to the grown soft mask of both priors, cut at 0.25."""
+
+    def surround(self):
+        soft = grow(self.masks(self.last).soft, self.maps.grids[self.last])
+        return torch.sigmoid(self.options.hardness * (soft - 0.25))
+
+    return surround
 
 
 def _as_adapt_self(original: Callable) -> Callable:
@@ -151,7 +161,8 @@ CHANGES: dict[str, tuple[Any, str, Callable]] = {
     "no_feedback": (engine, "blend", _without_feedback),
     "structure_only": (prior_maps.PriorMaps, "soft", _structure_only),
     "content_only": (prior_maps.PriorMaps, "soft", _content_only),
-    "scene_tight": (run, "surround_mask", _tight),
+    "scene_tight": (engine.BlendRun, "surround", _tight),
+    "scene_low": (engine.BlendRun, "surround", _low),
     "scene_self": (engine, "blend", _as_adapt_self),
     "words": (guider, "text_columns", _words),
     "once": (engine.BlendRun, "begin_evaluation", _once),

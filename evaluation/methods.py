@@ -75,6 +75,7 @@ EXPERIMENTS = (
         )
     ),
     _method("x_scene_tight", "experiment: one_scene, predictions shared up to the grown hard mask", "one_scene", "scene_tight"),
+    _method("x_scene_low", "experiment: one_scene, predictions shared up to the soft mask cut at 0.25", "one_scene", "scene_low"),
     _method("x_scene_self", "experiment: one_scene, attention as in adapt_self", "one_scene", "scene_self"),
     _method("x_once_20", "experiment: starts at 0.2, masks of that step kept", experiment="once", start_percent=0.2),
 )  # fmt: skip

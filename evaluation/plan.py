@@ -36,7 +36,7 @@ class Question:
 
 MODES = ("independent", "adapt", "adapt_self", "share", "one_scene")
 MASKS = ("share", "x_share_soft", "x_share_mixed", "x_share_70", "x_grown", "x_hard",
-         "x_from_grown", "one_scene", "x_scene_tight", "x_scene_self")
+         "x_from_grown", "one_scene", "x_scene_tight", "x_scene_low", "x_scene_self")
 QUESTIONS = (
     Question("blending", ("independent", "sequential", "adapt", "share", "one_scene")),
     Question("modes", MODES, (*SCENE, *CLEAN, "inside_psnr", "shadow"), skip=SEEN),

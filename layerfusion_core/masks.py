@@ -57,9 +57,10 @@ def grow(masks: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     return F.max_pool2d(union.unflatten(-1, grid).unsqueeze(1), kernel_size=3, stride=1, padding=1).flatten(1)
 
 
-def surround_mask(soft: torch.Tensor, grid: tuple[int, int], hardness: float) -> torch.Tensor:
-    """The object with what surrounds it closely, such as a contact shadow: sigmoid(d (grown soft - 0.25)).
+def surround_mask(content: torch.Tensor, grid: tuple[int, int], hardness: float) -> torch.Tensor:
+    """The object, glass or not, with what surrounds it closely: the grown hard mask of the content confidence alone.
 
-    soft: (G, K, M) on `grid` (h, w); returns (G, M). The lower threshold makes it wider than the hard mask.
+    content: c (G, K, M) on `grid` (h, w); returns (G, M). Not in the paper. The structure prior has no part in it, for
+    it does not see glass, and what this mask misses of an object is shared with the background.
     """
-    return torch.sigmoid(hardness * (grow(soft, grid) - 0.25))
+    return grow(hard_mask(norm(content), hardness), grid)

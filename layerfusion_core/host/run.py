@@ -82,9 +82,13 @@ class BlendRun:
         """What the background mode does to the evaluation's guided prediction (N * S, C, h, w), with its masks."""
         if self.options.background_mode is not BackgroundMode.ONE_SCENE or not self.active or self.maps is None:
             return x0
-        grid = self.maps.grids[self.last]
-        surround = surround_mask(self.masks(self.last).soft, grid, self.options.hardness).unflatten(-1, grid).unsqueeze(1)
+        surround = self.surround().unflatten(-1, self.maps.grids[self.last]).unsqueeze(1)
         return blend_predictions(self.layout.grouped(x0), surround, self.layout, self.options.strength).flatten(0, 1)
+
+    def surround(self) -> torch.Tensor:
+        """`surround_mask` of the last block for N samples."""
+        content = self.maps.content[self.last].float().unflatten(0, (-1, self.layout.foregrounds))
+        return surround_mask(content, self.maps.grids[self.last], self.options.hardness)
 
     def end_evaluation(self) -> None:
         """Hand the maps collected in the blended pass on to the next evaluation (previous_step)."""

@@ -44,7 +44,7 @@ def plain(maker):
 def test_an_experiment_changes_the_layers_and_is_undone(maker, plain, name):
     owner, attribute, _ = experiments.CHANGES[name]
     before = getattr(owner, attribute)
-    mode = "one_scene" if name == "scene_tight" else "adapt"
+    mode = "one_scene" if name in ("scene_tight", "scene_low") else "adapt"
     layers, _ = run(maker, name, mode)
     assert getattr(owner, attribute) is before
     others = plain[0] if mode == "adapt" else run(maker, "", mode)[0]

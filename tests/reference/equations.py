@@ -109,12 +109,12 @@ def blend(
     return Streams(*(torch.lerp(old, new, g) for old, new in zip(a, (fg, bl, bg), strict=True)))
 
 
-def one_scene(predictions: Streams, soft: Tensor, grid: tuple[int, int], hardness: float, g: float) -> Streams:
-    """Outside the object's surround m, BL and BG both predict their mean: x0 (N, C, h, w) each, soft (N, M) on `grid`.
+def one_scene(predictions: Streams, content: Tensor, grid: tuple[int, int], hardness: float, g: float) -> Streams:
+    """Outside the object's surround m, BL and BG both predict their mean: x0 (N, C, h, w) each, content (N, M) on `grid`.
 
-    m = sigmoid(d (soft grown by a token - 0.25)), brought to (h, w) by bilinear interpolation.
+    m = sigmoid(d (norm(content) grown by a token - 0.5)), brought to (h, w) by bilinear interpolation.
     """
-    m = torch.sigmoid(hardness * (grow(soft, grid) - 0.25)).reshape(-1, 1, *grid)
+    m = torch.sigmoid(hardness * (grow(norm(content), grid) - 0.5)).reshape(-1, 1, *grid)
     m = F.interpolate(m, predictions.blended.shape[-2:], mode="bilinear")
     mean = (predictions.blended + predictions.background) / 2
     bl, bg = (x0 + g * (x0 * m + mean * (1 - m) - x0) for x0 in (predictions.blended, predictions.background))

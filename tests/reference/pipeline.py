@@ -184,11 +184,11 @@ class LayerFusionModel:
         return self.one_scene(x - sigma * noise)
 
     def one_scene(self, predictions: Tensor) -> Tensor:
-        """Background mode one_scene on the guided predictions (3, N, 4, h, w), by the last block's mask."""
-        soft = self.record[-1].soft
-        if self.options.background_mode != "one_scene" or not soft:
+        """Background mode one_scene on the guided predictions (3, N, 4, h, w), by the last block's content confidence."""
+        content = self.record[-1].content
+        if self.options.background_mode != "one_scene" or not content:
             return predictions
-        last = soft[next(reversed(soft))]  # (N, h', w')
+        last = content[next(reversed(content))]  # (N, h', w')
         options, grid = self.options, tuple(last.shape[-2:])
         new = one_scene(Streams(*predictions), last.flatten(1), grid, options.hardness, options.strength)
         return torch.stack(new)

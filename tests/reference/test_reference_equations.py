@@ -121,10 +121,10 @@ def test_strength_moves_every_stream_from_its_own_output_to_the_full_update(mode
 
 def test_one_scene_takes_the_mean_of_the_predictions_away_from_the_object():
     predictions = Streams(*(torch.full((1, 4, 12, 2), value) for value in (8.0, 4.0, 0.0)))
-    soft = torch.zeros(1, 6)
-    soft[0, 0] = 1.0  # the first of 6 x 1 tokens; grown, of the first two
-    near, far = (1 / (1 + math.exp(-100 * (x - 0.25))) for x in (1.0, 0.0))
-    fg, bl, bg = one_scene(predictions, soft, (6, 1), 100.0, 0.5)
+    content = torch.full((1, 6), 0.2)
+    content[0, 0] = 0.3  # the first of 6 x 1 tokens; grown, of the first two
+    near, far = (1 / (1 + math.exp(-100 * (x - 0.5))) for x in (1.0, 0.0))
+    fg, bl, bg = one_scene(predictions, content, (6, 1), 100.0, 0.5)
     assert torch.equal(fg, predictions.foreground)
     for rows, m in ((slice(0, 3), near), (slice(5, 12), far)):
         torch.testing.assert_close(bl[:, :, rows], torch.full_like(bl[:, :, rows], 3.0 + m))  # half way to 2 + 2 m

@@ -185,11 +185,11 @@ def test_predictions_are_one_scene_away_from_the_object():
     assert blend_predictions(x0.half(), surround, layout).dtype == torch.float16
 
 
-def test_surround_is_wider_than_the_hard_mask():
-    soft = torch.tensor([[[0.0, 0.0, 0.0, 0.3, 1.0]]])
-    around, hard = surround_mask(soft, (1, 5), 10.0), hard_mask(soft, 10.0)
-    assert torch.allclose(around, torch.sigmoid(torch.tensor([[-2.5, -2.5, 0.5, 7.5, 7.5]])))
-    assert (around > hard[:, 0]).all()
+def test_surround_is_the_grown_hard_mask_of_content_alone():
+    content = torch.tensor([[[0.2, 0.2, 0.2, 0.5, 1.2], [0.2, 0.2, 0.2, 0.2, 0.3]]])  # the second has its object at the end
+    around = surround_mask(content, (1, 5), 10.0)
+    assert torch.allclose(around, torch.sigmoid(torch.tensor([[-5.0, -5.0, -2.0, 5.0, 5.0]])))
+    assert torch.allclose(around, grow(hard_mask(norm(content), 10.0), (1, 5)))
 
 
 def test_layout_stacks_and_splits():
