@@ -19,7 +19,7 @@ MARK = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 QUALITY = 80  # of JPEG
 SHEETS = {  # picture: methods, pairs
     "evidence-modes.jpg": (("independent", "adapt", "adapt_self", "share", "one_scene"), (50, 51, 52, 53)),
-    "evidence-masks.jpg": (("one_scene", "share", "x_scene_tight", "x_share_soft", "x_from_grown"), (0, 1, 2)),
+    "evidence-masks.jpg": (("one_scene", "x_scene_low", "x_scene_tight", "share", "x_share_soft", "x_from_grown"), (0, 1, 2)),
     "evidence-prior.jpg": (("adapt", "adapt_previous", "x_frozen", "x_once_20"), (0, 1, 2)),
     "evidence-strength.jpg": (("adapt", "x_no_feedback", "hardness_2", "start_20", "end_50", "self_only"), (0, 1, 2)),
     "evidence-noise.jpg": (("adapt", "adapt_noise", "one_scene_noise", "background_prompt"), (0, 1, 2)),

@@ -24,13 +24,15 @@ class LayerFusionOptionsNode(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "background_mode", options=[m.value for m in BackgroundMode], default=default.background_mode.value,
-                    tooltip="adapt: the scene follows the blended picture around the object (shadows, light). "
-                    "adapt_self: the same, through self-attention only; cleanest behind the object. "
+                    tooltip="one_scene: away from the object, background and blended picture take the mean of their "
+                    "attention and of their predictions: a clean background and the same scene. "
+                    "share: of their attention alone. "
+                    "adapt, the paper's: the scene follows the blended picture around the object (shadows, light), and keeps "
+                    "traces of the object. "
+                    "adapt_self: the same, through self-attention only. "
                     "literal: the paper's sentence as printed; pours the object into the background. "
                     "from_background: the blended picture copies the background instead. "
-                    "off: the background ignores the others. "
-                    "share: away from the object both take their mean, on it each keeps its own. "
-                    "one_scene: share, with the mean of their predictions too: a clean background and the same scene.",
+                    "off: the background ignores the others.",
                 ),
                 io.Combo.Input(
                     "prior_mode", options=[m.value for m in PriorMode], default=default.prior_mode.value,
