@@ -42,10 +42,8 @@ class GivenLayers:
         """Start latents of all streams (N * S, C, h, w): the given ones, and `rest` (N, C, h, w) for the others."""
         return layout.stack([rest if layer is None else layer.samples.to(rest) for layer in self.layers])
 
-    def keep_rows(self, layout: StreamLayout) -> torch.Tensor | None:
-        """keep of all streams (N * S, 1, h, w), 0 for layers not given; None when nothing is kept at all."""
-        if not any(layer is not None and bool((layer.keep > 0).any()) for layer in self.layers):
-            return None
+    def keep_rows(self, layout: StreamLayout) -> torch.Tensor:
+        """keep of all streams (N * S, 1, h, w), 0 for layers not given."""
         n, _, h, w = self.shape
         return layout.stack([torch.zeros(n, 1, h, w) if layer is None else layer.keep for layer in self.layers])
 
@@ -76,6 +74,16 @@ def release_sigmas(keep: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
 def held(release: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
     """Which cells an evaluation at `sigma` holds at the given latent: bool, as `release`."""
     return sigma > release * (1.0 + _STEP)
+
+
+def paste_pixels(pictures: torch.Tensor, given: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """Decoded `pictures` with the pixels of cells that are held to the end taken from the `given` ones, as they are.
+
+    pictures: (N, H, W, C); given: (1 | N, H, W, C); keep: (N, 1, h, w), where h and w divide H and W.
+    """
+    cell = pictures.shape[1] // keep.shape[-2], pictures.shape[2] // keep.shape[-1]
+    kept = (keep >= HELD).movedim(1, -1).repeat_interleave(cell[0], dim=1).repeat_interleave(cell[1], dim=2)
+    return torch.where(kept.to(pictures.device), given.to(pictures), pictures)
 
 
 def paste(rows: torch.Tensor, given: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,9 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
+from ..layerfusion_core.given import paste_pixels
 from ..layerfusion_core.host.folders import file_choices, layer_model_files
+from ..layerfusion_core.host.given import KEEP_KEY, given_picture
 from ..layerfusion_core.host.transparent_encode import encode_transparent, join_alpha
 from ..layerfusion_core.host.transparent_vae import NO_ENCODER, TransparentVAE, load_transparent_vae
 from ..layerfusion_core.transparent_decode import ENSEMBLES, effect_warning
@@ -67,6 +69,15 @@ class LayerFusionLoadTransparentVAE(io.ComfyNode):
         return io.NodeOutput(load_transparent_vae(decoder, encoder))
 
 
+def _given(layer: str, what: str) -> io.Image.Input:
+    return io.Image.Input(
+        f"given_{layer}",
+        optional=True,
+        tooltip=f"Only after LayerFusion Given Layers: the {layer} picture {what}. Where it was kept in full (keep 1), its own "
+        "pixels come out, without what the VAE loses.",
+    )
+
+
 class LayerFusionDecode(io.ComfyNode):
     """Decodes the three latents of a run: transparent foreground, background and blended picture."""
 
@@ -103,6 +114,9 @@ class LayerFusionDecode(io.ComfyNode):
                     tooltip="0: the alpha decoder takes the picture in one piece, and tiles only when memory "
                     "is short. Otherwise the side of its tiles in pixels: less memory, less exact alpha.",
                 ),
+                _given("foreground", "with alpha (RGBA)"),
+                _given("background", "that VAE Encode got"),
+                _given("blended", "that VAE Encode got"),
             ],
             outputs=[
                 # Older hosts want ids that no input has, so the pictures' ids say that they are pictures.
@@ -132,10 +146,19 @@ class LayerFusionDecode(io.ComfyNode):
         transparent_vae: TransparentVAE,
         ensemble: str,
         tile_size: int = 0,
+        given_foreground: torch.Tensor | None = None,
+        given_background: torch.Tensor | None = None,
+        given_blended: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         samples = {"foreground": foreground, "background": background, "blended": blended}
         for name, latent in samples.items():
             check_latent(name, latent)
+        pictures_given = {"foreground": given_foreground, "background": given_background, "blended": given_blended}
+        given = {
+            name: given_picture(name, picture, samples[name], 4 if name == "foreground" else 3)
+            for name, picture in pictures_given.items()
+            if picture is not None
+        }
         pictures = {name: decode_pixels(vae, latent["samples"]) for name, latent in samples.items()}
 
         rows, passes = len(pictures["foreground"]), int(ensemble)
@@ -154,8 +177,11 @@ class LayerFusionDecode(io.ComfyNode):
             log.warning(message)
             show_on_node(cls.hidden.unique_id, message)
             ui = {"text": (message,)}
-        rgba = torch.cat([rgb, alpha[..., None]], dim=-1)  # (B, H, W, 4)
-        return io.NodeOutput(rgba, 1.0 - alpha, pictures["background"], pictures["blended"], ui=ui)
+        pictures["foreground"] = torch.cat([rgb, alpha[..., None]], dim=-1)  # (B, H, W, 4)
+        for name, picture in given.items():
+            pictures[name] = paste_pixels(pictures[name], picture, samples[name][KEEP_KEY])
+        rgba = pictures["foreground"]
+        return io.NodeOutput(rgba, 1.0 - rgba[..., 3], pictures["background"], pictures["blended"], ui=ui)
 
 
 def transparent_files() -> tuple[list[str], list[str]]:

@@ -19,6 +19,7 @@ from .latents import require_channels, require_picture
 from .run import PIXELS
 
 GIVEN_KEY = "layerfusion_given"  # of the GivenLayers in a LATENT
+KEEP_KEY = "layerfusion_keep"  # of keep (B, 1, h, w) in the LATENT of a layer that a run with GivenLayers gives
 MASK_FUNCTION = "denoise_mask_function"
 
 
@@ -96,6 +97,35 @@ def given_layers(latent: dict) -> GivenLayers | None:
             "Given Layers; change the layers before that node instead"
         )
     return given
+
+
+def given_picture(name: str, picture: torch.Tensor, latent: dict, channels: int) -> torch.Tensor:
+    """The picture (1 | B, H, W, C) that a kept layer was encoded from, cropped as the host's VAE crops it, for `paste_pixels`.
+
+    latent: that layer's after the run, with `KEEP_KEY`. ValueError when it does not say what was kept, or when the
+    picture does not fit it.
+    """
+    samples, keep = latent["samples"], latent.get(KEEP_KEY)
+    if keep is None or keep.shape != (samples.shape[0], 1, *samples.shape[-2:]):
+        raise ValueError(
+            f"given_{name} is connected, but the {name} latent does not say what of it was kept: expected the latent of a run "
+            "with LayerFusion Given Layers, unchanged since; disconnect the picture, or connect that latent"
+        )
+    if picture.shape[-1] < channels:
+        raise ValueError(
+            f"given_{name}: expected a picture with alpha (RGBA), got {picture.shape[-1]} channels; connect what went into "
+            "LayerFusion Encode, after Join Image with Alpha where its mask was connected on its own"
+        )
+    batch, height, width = picture.shape[:3]
+    cells = height // PIXELS, width // PIXELS
+    if batch not in (1, samples.shape[0]) or cells != tuple(keep.shape[-2:]):
+        expected = " x ".join(str(side * PIXELS) for side in reversed(keep.shape[-2:]))
+        raise ValueError(
+            f"given_{name}: expected 1 or {samples.shape[0]} pictures of {expected} pixels, got {batch} of {width} x {height}; "
+            "connect the picture that the layer was encoded from"
+        )
+    top, left = (height % PIXELS) // 2, (width % PIXELS) // 2
+    return picture[:, top : top + cells[0] * PIXELS, left : left + cells[1] * PIXELS, :channels]
 
 
 def join_masks(mask: torch.Tensor | None, keep: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from ..options import LayerFusionOptions, NoiseMode
 from ..prior_maps import PriorRecord
 from ..streams import StreamLayout
-from .given import GIVEN_KEY, given_layers, join_masks
+from .given import GIVEN_KEY, KEEP_KEY, given_layers, join_masks
 from .guider import LayerFusionGuider
 from .latents import described, require_channels, require_picture
 from .preview import strip_callback
@@ -97,7 +97,7 @@ def sample_layers(
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     ).to(comfy.model_management.intermediate_device())
-    layers = split_latent({**latent, "samples": rows}, layout)
+    layers = split_latent({**stacked, "samples": rows}, layout)
     kept = {key: latent[key] for key in ("noise_mask", "batch_index") if key in latent}
     return [{**layer, **kept} for layer in layers], guider.run.record.finish()
 
@@ -118,9 +118,9 @@ def stack_latent(latent: dict, layout: StreamLayout) -> dict:
     }
     out.pop(GIVEN_KEY, None)
     mask = stream_mask(latent, layout)
-    keep = None if given is None else given.keep_rows(layout)
-    if keep is not None:
-        mask = join_masks(mask, keep)
+    if given is not None:
+        keep = out[KEEP_KEY] = given.keep_rows(layout)
+        mask = join_masks(mask, keep) if keep.any() else mask
     return out if mask is None else {**out, "noise_mask": mask}
 
 
@@ -135,6 +135,10 @@ def split_latent(latent: dict, layout: StreamLayout) -> list[dict]:
     out = {
         k: v
         for k, v in latent.items()
-        if not k.startswith("downscale_ratio") and k not in ("noise_mask", "batch_index", GIVEN_KEY)
+        if not k.startswith("downscale_ratio") and k not in ("noise_mask", "batch_index", GIVEN_KEY, KEEP_KEY)
     }
-    return [{**out, "samples": stream.contiguous()} for stream in layout.split(samples)]
+    layers = [{**out, "samples": stream.contiguous()} for stream in layout.split(samples)]
+    keep = latent.get(KEEP_KEY)
+    if keep is None:
+        return layers
+    return [{**layer, KEEP_KEY: part} for layer, part in zip(layers, layout.split(keep))]

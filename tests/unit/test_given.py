@@ -13,6 +13,7 @@ from layerfusion_pack.layerfusion_core.given import (
     held,
     keep_map,
     paste,
+    paste_pixels,
     release_sigmas,
 )
 from layerfusion_pack.layerfusion_core.streams import StreamLayout
@@ -72,7 +73,7 @@ def test_rows_take_given_layers_and_the_rest():
     keep = layout.split(given.keep_rows(layout))
     assert (keep[2] == 1).all() and not keep[0].any() and not keep[1].any()
     unkept = GivenLayers((None, None, GivenLayer(background.samples, torch.zeros(2, 1, 4, 4))))
-    assert unkept.keep_rows(layout) is None
+    assert not unkept.keep_rows(layout).any()
 
 
 def test_paste_takes_held_cells_only():
@@ -82,3 +83,13 @@ def test_paste_takes_held_cells_only():
     assert torch.equal(found[0, :, 0, 0], given[0, :, 0, 0])
     found[0, :, 0, 0] = rows[0, :, 0, 0]
     assert torch.equal(found, rows)
+
+
+def test_paste_pixels_takes_the_pixels_of_held_cells():
+    pictures, given = torch.rand(2, 16, 24, 3), torch.rand(1, 16, 24, 3)
+    keep = torch.full((2, 1, 2, 3), 0.9)
+    keep[1, 0, 1, 2] = 1.0
+    found = paste_pixels(pictures, given, keep)
+    assert torch.equal(found[1, 8:, 16:], given[0, 8:, 16:])
+    found[1, 8:, 16:] = pictures[1, 8:, 16:]
+    assert torch.equal(found, pictures)
