@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import comfy.sample
+import pytest
 import tiny
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -14,6 +15,11 @@ from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
 
 SEED, STEPS = 7, 4
 NAMES = ("foreground", "blended", "background")
+
+
+def slow(*values) -> list:
+    """Values of a parametrization (tuples for several parameters) that are left out of `dev.py test`: they repeat others."""
+    return [pytest.param(*(v if isinstance(v, tuple) else (v,)), marks=pytest.mark.slow) for v in values]
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import comfy
 import pytest
+from runs import slow
 
 HERE = Path(__file__).resolve().parent
 
@@ -47,7 +48,8 @@ def test_attention_backends(option, function):
 
 
 @pytest.mark.parametrize(
-    "options", [("--use-split-cross-attention", "--lowvram"), ("--use-quad-cross-attention", "--novram", "--async-offload")]
+    "options",
+    [("--use-split-cross-attention", "--lowvram"), *slow((("--use-quad-cross-attention", "--novram", "--async-offload"),))],
 )
 def test_weights_offloaded(options):
     """Offloading forced on a CPU: weights stay where they are stored and are patched and cast when they are used."""
@@ -63,6 +65,7 @@ def test_fp8_weights():
     equal_to_stock(report, 0.25, 1e-4)
 
 
+@pytest.mark.slow
 def test_half_precision():
     report = launched("--force-fp16")
     assert report["dtype"] == "float16"

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 from compat import TWO_STEPS, blends, core, different, has_effect, node, pair_of, streams_equal_stock
-from runs import close, layered, models, prompts, stock
+from runs import close, layered, models, prompts, slow, stock
 from safetensors.torch import save_file
 
 
@@ -94,7 +94,7 @@ def test_freeu_v2():
     blends(pair_of(base))
 
 
-@pytest.mark.parametrize("cfg", [5.0, 1.0])
+@pytest.mark.parametrize("cfg", [5.0, *slow(1.0)])
 def test_perturbed_attention_guidance(cfg):
     base = extra("pag", "PerturbedAttentionGuidance", base_model(), 3.0)
     has_effect(base, cfg=cfg)
@@ -102,7 +102,7 @@ def test_perturbed_attention_guidance(cfg):
     blends(pair_of(base), cfg=cfg)
 
 
-@pytest.mark.parametrize("cfg", [5.0, 1.0])
+@pytest.mark.parametrize("cfg", [5.0, *slow(1.0)])
 def test_self_attention_guidance(cfg):
     base = extra("sag", "SelfAttentionGuidance", base_model(), 0.5, 2.0)
     has_effect(base, cfg=cfg)

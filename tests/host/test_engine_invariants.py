@@ -7,9 +7,9 @@ import pytest
 import runs
 import tiny
 import torch
-from runs import NAMES, close, empty_latent, layered, models, prompts, stock
+from runs import NAMES, close, empty_latent, layered, models, prompts, slow, stock
 
-SAMPLERS = ["euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "heun", "uni_pc", "lcm"]
+SAMPLERS = ["euler", "dpmpp_2m_sde", "uni_pc", *slow("euler_ancestral", "dpmpp_2m", "heun", "lcm")]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -21,7 +21,7 @@ def test_strength_zero_is_three_stock_runs(sampler):
         assert close(layer, stock(model, prompt, sampler=sampler)), name
 
 
-@pytest.mark.parametrize("scheduler", ["karras", "sgm_uniform", "simple"])
+@pytest.mark.parametrize("scheduler", ["karras", *slow("sgm_uniform", "simple")])
 def test_strength_zero_with_other_schedules_and_cfg_one(scheduler):
     base, foreground = models()
     layers, _ = layered(scheduler=scheduler, cfg=1.0, strength=0.0)
@@ -145,7 +145,7 @@ def test_start_and_end_percent_bound_the_blending():
     assert previous.sigmas == later.sigmas
 
 
-@pytest.mark.parametrize("size", [(15, 19), (9, 16), (24, 16)])
+@pytest.mark.parametrize("size", [(15, 19), *slow(((9, 16),), ((24, 16),))])
 def test_any_size_divisible_by_eight(size):
     base, foreground = models()
     latent = empty_latent(1, *size)
@@ -156,7 +156,7 @@ def test_any_size_divisible_by_eight(size):
     assert close(layered(latent=latent, strength=0.0)[0][0], stock(foreground, prompts()[0], latent=latent))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float16, *slow(torch.bfloat16)])
 def test_half_precision_stays_near_fp32(dtype):
     base = tiny.tiny_sdxl(dtype=dtype)
     foreground = tiny.with_foreground(base, tiny.foreground_file(base))

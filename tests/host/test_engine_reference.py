@@ -9,7 +9,7 @@ import pytest
 import runs
 import tiny
 import torch
-from runs import NEGATIVE, SEED, empty_latent, layered, models, prompts
+from runs import NEGATIVE, SEED, empty_latent, layered, models, prompts, slow
 
 pytest.importorskip(
     "diffusers", reason="DIFFUSERS IS NOT INSTALLED: pip install diffusers to compare with the reference"
@@ -20,6 +20,7 @@ from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
 
 TOLERANCE = 1e-3  # of the latents' deviation in model space; a trained model's latents have deviation 1
 MODES = ["adapt", "adapt_self", "literal", "from_background", "off", "share", "one_scene"]
+PRIOR_MODES = ["exact", *slow("previous_step")]
 CONFIG = {
     "model_channels": 32, "channel_mult": [1, 2, 4], "num_res_blocks": 2, "transformer_depth": [0, 0, 1, 1, 2, 2],
     "context_dim": tiny.CONTEXT, "adm_in_channels": tiny.POOLED + 1536, "num_head_channels": tiny.HEAD,
@@ -86,29 +87,32 @@ def compare(
     return record, theirs["priors"]
 
 
-@pytest.mark.parametrize("prior_mode", ["exact", "previous_step"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("mode", "prior_mode"),
+    [*((mode, "exact") for mode in MODES), ("adapt", "previous_step"), ("one_scene", "previous_step"),
+     *slow(*((mode, "previous_step") for mode in MODES if mode not in ("adapt", "one_scene")))],
+)  # fmt: skip
 def test_background_and_prior_modes(mode, prior_mode):
     compare(background_mode=mode, prior_mode=prior_mode)
 
 
-@pytest.mark.parametrize("prior_mode", ["exact", "previous_step"])
+@pytest.mark.parametrize("prior_mode", PRIOR_MODES)
 def test_cfg_one_batch_of_two_and_portrait(prior_mode):
     compare(cfg=1.0, batch=2, size=(16, 12), prior_mode=prior_mode)
 
 
-@pytest.mark.parametrize("prior_mode", ["exact", "previous_step"])
+@pytest.mark.parametrize("prior_mode", PRIOR_MODES)
 def test_batch_of_two_with_guidance(prior_mode):
     compare(batch=2, prior_mode=prior_mode, background_mode="adapt_self")
 
 
-@pytest.mark.parametrize("prior_mode", ["exact", "previous_step"])
+@pytest.mark.parametrize("prior_mode", PRIOR_MODES)
 @pytest.mark.parametrize("tokens", [(154, 77, 77), (77, 154, 77), (154, 231, 77)])
 def test_prompts_of_several_chunks(tokens, prior_mode):
     compare(streams=prompts(tokens), prior_mode=prior_mode, steps=2)
 
 
-@pytest.mark.parametrize("mode", ["adapt", "share", "one_scene"])
+@pytest.mark.parametrize("mode", ["one_scene", *slow("adapt", "share")])
 def test_odd_grid(mode):
     compare(size=(15, 19), steps=2, background_mode=mode)
 
@@ -148,7 +152,7 @@ def test_real_topology_of_seventy_blocks():
     assert len(record.blocks) == 70 and record.last == ("output", 5, 1)
 
 
-@pytest.mark.parametrize("prior_mode", ["exact", "previous_step"])
+@pytest.mark.parametrize("prior_mode", PRIOR_MODES)
 @pytest.mark.parametrize("mode", ["adapt", "literal"])
 def test_conv_packaging(mode, prior_mode):
     """Full differences on convolutions, norms and linears instead of a LoRA on attention."""

@@ -17,7 +17,7 @@ import tiny_checkpoint
 import torch
 from safetensors.torch import save_file
 
-from layerfusion_pack.evaluation import generate, methods, models, plan, prompts, results
+from layerfusion_pack.evaluation import generate, methods, models, prompts
 from layerfusion_pack.layerfusion_core.host.demo import MODELS
 
 EVALUATION = Path(__file__).resolve().parents[2] / "evaluation"
@@ -89,11 +89,3 @@ def test_prompts_of_other_lengths_get_batches_of_their_own():
     assert sorted(pair.index for group in groups for pair in group) == list(range(40))
     assert all(len({"glass" in pair.foreground for pair in group}) == 1 for group in groups)
     assert max(map(len, groups)) <= 10
-
-
-def test_a_plan_makes_each_method_for_as_many_pairs_as_it_says(host, tmp_path):
-    script("run.py", "--host", str(host), "--out", str(tmp_path), "--plan", "quick", "--steps", "1", "--size", "64")
-    made: dict[str, set] = {}
-    for row in results.latest(tmp_path):
-        made.setdefault(row["method"], set()).add(row["index"])
-    assert made == {name: set(range(count)) for name, count in plan.counts(quick=True).items()}

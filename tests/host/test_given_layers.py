@@ -11,7 +11,7 @@ import pytest
 import torch
 from comfy_extras import nodes_custom_sampler as core
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
-from runs import NAMES, NEGATIVE, SEED, STEPS, close, empty_latent, layered, models, prompts, stock
+from runs import NAMES, NEGATIVE, SEED, STEPS, close, empty_latent, layered, models, prompts, slow, stock
 from test_guider_nodes import advanced
 
 from layerfusion_pack.layerfusion_core.host import given as host_given
@@ -87,7 +87,7 @@ def test_keep_zero_starts_from_the_layer_as_img2img_does():
     assert close(found[2], stock(models()[0], prompts()[2], latent))
 
 
-@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde", "uni_pc", "ddim"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m_sde", "ddim", *slow("euler", "uni_pc")])
 def test_strength_zero_with_a_mask_is_the_stock_inpainting_of_that_stream(sampler):
     latent = picture()
     found = layered(latent=give(background=latent, background_mask=left_half()), sampler=sampler, strength=0.0)[0]
@@ -100,7 +100,7 @@ def test_strength_zero_with_a_mask_is_the_stock_inpainting_of_that_stream(sample
     assert not close(found[2], latent["samples"], 1e-2)
 
 
-@pytest.mark.parametrize(("keep", "start"), [(0.25, 1), pytest.param(0.5, 2, marks=pytest.mark.slow), (0.74, 2), (0.9, 3)])
+@pytest.mark.parametrize(("keep", "start"), [(0.25, 1), *slow((0.5, 2), (0.74, 2)), (0.9, 3)])
 def test_partly_kept_layers_are_stock_img2img_from_their_step_on(keep, start):
     """Euler from step floor(keep n) of the same schedule; 0.2 % apart, by which the host scales noise at the top level."""
     latent = picture()

@@ -11,9 +11,9 @@ import pytest
 import runs
 import tiny
 import torch
-from runs import NAMES, close, empty_latent, layered, models, prompts, stock
+from runs import NAMES, close, empty_latent, layered, models, prompts, slow, stock
 
-SAMPLERS = ["euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "heun"]
+SAMPLERS = ["euler", "dpmpp_2m_sde", *slow("euler_ancestral", "dpmpp_2m", "heun")]
 PRIOR_MODES = ["exact", "previous_step"]
 
 
@@ -27,7 +27,7 @@ def test_strength_zero_is_three_stock_runs(sampler):
 
 
 @pytest.mark.parametrize("mode", PRIOR_MODES)
-@pytest.mark.parametrize(("sampler", "cfg"), [("euler", 5.0), ("euler_ancestral", 5.0), ("dpmpp_2m", 1.0)])
+@pytest.mark.parametrize(("sampler", "cfg"), [("euler", 5.0), *slow(("euler_ancestral", 5.0)), ("dpmpp_2m", 1.0)])
 def test_merged_checkpoint_equals_the_single_pass(mode, sampler, cfg):
     settings = dict(sampler=sampler, cfg=cfg, prior_mode=mode, latent=empty_latent(2))
     expected, known = layered(**settings)
@@ -59,7 +59,7 @@ def test_batch_of_two_equals_two_singles(mode):
         assert all(close(b[i : i + 1], s) for b, s in zip(both, single))
 
 
-@pytest.mark.parametrize("side", [0, 1], ids=["base", "foreground"])
+@pytest.mark.parametrize("side", [0, *slow(1)], ids=["base", "foreground"])
 def test_cond_and_uncond_apart_equal_together(monkeypatch, side):
     """One model alone is short of memory: both run the chunks that the host made for the base model."""
     pair = pairs.unlike()
@@ -71,7 +71,7 @@ def test_cond_and_uncond_apart_equal_together(monkeypatch, side):
         assert all(close(a, b) for a, b in zip(apart, expected))
 
 
-@pytest.mark.parametrize("prediction", ["v_prediction", "lcm"])
+@pytest.mark.parametrize("prediction", ["v_prediction", *slow("lcm")])
 def test_each_model_keeps_its_prediction_type(prediction):
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
@@ -151,7 +151,7 @@ def test_an_error_on_either_side_ends_both(side, place, error):
     assert all(torch.equal(a, b) for a, b in zip(layered(pair, steps=2)[0], expected))
 
 
-@pytest.mark.parametrize("size", [(15, 19), (24, 16)])
+@pytest.mark.parametrize("size", [(15, 19), *slow(((24, 16),))])
 def test_any_size_divisible_by_eight(size):
     latent = empty_latent(1, *size)
     for mode in PRIOR_MODES:

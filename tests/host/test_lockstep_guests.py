@@ -7,7 +7,7 @@ import pytest
 import runs
 import tiny
 import torch
-from runs import close, layered, models, prompts, stock
+from runs import close, layered, models, prompts, slow, stock
 from test_compat_control import controlled
 from test_compat_models import extra
 from test_compat_patches import limited, with_image
@@ -82,7 +82,7 @@ def test_guests_on_both_equal_the_single_pass(guest):
     assert all(close(a, b) for a, b in zip(found, expected))
 
 
-@pytest.mark.parametrize("mode", ["exact", "previous_step"])
+@pytest.mark.parametrize("mode", ["exact", *slow("previous_step")])
 def test_perturbed_attention_guidance_on_the_base_guides_every_stream(mode):
     single = perturbed(2.0)
     expected, _ = layered(single, prior_mode=mode)
