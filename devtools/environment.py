@@ -14,7 +14,7 @@ from .console import Problem, say
 
 TORCH = {"torch": "2.11.0", "torchvision": "0.26.0", "torchaudio": "2.11.0"}
 """Versions that belong together; taken only where torch is missing, an installed torch is never replaced."""
-EXTRAS = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "websocket-client>=1.7", "psd-tools>=1.26",
+EXTRAS = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.8", "websocket-client>=1.7", "psd-tools>=1.26",
           "ruff>=0.6", "numpy", "pillow", "safetensors>=0.4.2", "transformers>=4.50", "diffusers>=0.31", "accelerate",
           "torchmetrics>=1.4", "torch-fidelity>=0.3"]
 """What the tests, the evaluation, the demo's client and the reference engine use beyond the host's own requirements."""

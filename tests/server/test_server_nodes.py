@@ -30,7 +30,7 @@ NODES = {
     "LayerFusionExtractPriors": (["foreground_model", "foreground", "latent_image", "seed", "noise_percent"],
                                  [("structure", "IMAGE"), ("content", "IMAGE"), ("soft", "MASK"), ("hard", "MASK")]),
     "LayerFusionPreviewPriors": (["priors", "block", "step"], [("image", "IMAGE")]),
-    "LayerFusionDecode": ([*LAYERS, "vae", "transparent_vae", "ensemble", "tile_size"],
+    "LayerFusionDecode": ([*LAYERS, "vae", "transparent_vae", "ensemble", "tile_size", *(f"given_{name}" for name in LAYERS)],
                           [("foreground", "IMAGE"), ("alpha", "MASK"), ("background", "IMAGE"), ("blended", "IMAGE")]),
     "LayerFusionGivenLayers": ([*(f"keep_{name}" for name in LAYERS), *LAYERS, *(f"{name}_mask" for name in LAYERS)],
                                [("latent", "LATENT")]),
