@@ -15,7 +15,7 @@ from comfy.samplers import KSAMPLER, CFGGuider
 
 from ..given import HELD, GivenLayer, GivenLayers, held, keep_map, release_sigmas
 from ..streams import StreamLayout
-from .latents import require_channels, require_picture
+from .latents import require_channels, require_picture, vae_crop
 from .run import PIXELS
 
 GIVEN_KEY = "layerfusion_given"  # of the GivenLayers in a LATENT
@@ -124,8 +124,8 @@ def given_picture(name: str, picture: torch.Tensor, latent: dict, channels: int)
             f"given_{name}: expected 1 or {samples.shape[0]} pictures of {expected} pixels, got {batch} of {width} x {height}; "
             "connect the picture that the layer was encoded from"
         )
-    top, left = (height % PIXELS) // 2, (width % PIXELS) // 2
-    return picture[:, top : top + cells[0] * PIXELS, left : left + cells[1] * PIXELS, :channels]
+    rows, columns = vae_crop(height, width)
+    return picture[:, rows, columns, :channels]
 
 
 def join_masks(mask: torch.Tensor | None, keep: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,16 @@
-"""Checks of what comes in through a LATENT socket."""
+"""Checks of what comes in through a LATENT socket, and what of a picture goes into one."""
 
 from __future__ import annotations
 
 import torch
+
+from ..transparent_vae import LATENT_SCALE
+
+
+def vae_crop(height: int, width: int) -> tuple[slice, slice]:
+    """The rows and columns that the host's VAE encodes of a picture: multiples of 8 around the middle, maybe none."""
+    tops = (side % LATENT_SCALE // 2 for side in (height, width))
+    return tuple(slice(top, top + side // LATENT_SCALE * LATENT_SCALE) for top, side in zip(tops, (height, width)))
 
 
 def described(samples: object) -> str:

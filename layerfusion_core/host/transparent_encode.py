@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..transparent_encode import OFFSET_SCALE, over_grey, pad_color
 from ..transparent_vae import LATENT_SCALE
+from .latents import vae_crop
 from .transparent_vae import TransparentVAE
 
 log = logging.getLogger(__name__)
@@ -59,11 +60,9 @@ def posterior_deviation(vae, pixels: Tensor) -> Tensor | None:
 def join_alpha(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """`straight_alpha` with the sides cropped evenly to multiples of 8, as the host's VAE does it."""
     rgb, alpha = straight_alpha(image, mask)
-    height, width = (LATENT_SCALE * (side // LATENT_SCALE) for side in image.shape[1:3])
-    if height == 0 or width == 0:
+    if min(image.shape[1:3]) < LATENT_SCALE:
         raise ValueError(f"The picture is {image.shape[2]}x{image.shape[1]}; at least 8x8 pixels are needed.")
-    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
-    area = (slice(None), slice(top, top + height), slice(left, left + width))
+    area = (slice(None), *vae_crop(*image.shape[1:3]))
     return rgb[area], alpha[area]
 
 

@@ -18,7 +18,7 @@ from layerfusion_pack.nodes.custom_sampling import (
 )
 from layerfusion_pack.nodes.sampling import LayerFusionKSampler
 
-STREAMS = [0, pytest.param(1, marks=pytest.mark.slow), 2]
+STREAMS = [0, *slow(1), 2]
 
 
 def on(stream: int, change) -> list[list]:

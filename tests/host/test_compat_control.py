@@ -13,11 +13,11 @@ import pytest
 import tiny
 import torch
 from compat import blends, core, different, streams_equal_stock
-from runs import NAMES, NEGATIVE, empty_latent, layered, models, prompts, stock
+from runs import NAMES, NEGATIVE, empty_latent, layered, models, prompts, slow, stock
 
 from layerfusion_pack.layerfusion_core.host.stream_control import StreamControl
 
-STREAMS = [0, pytest.param(1, marks=pytest.mark.slow), 2]
+STREAMS = [0, *slow(1), 2]
 
 
 def picture(seed: int = 0, count: int = 1) -> torch.Tensor:

@@ -37,8 +37,7 @@ def equal_to_stock(report: dict, foreground: float, others: float) -> None:
 @pytest.mark.parametrize(
     ("option", "function"),
     [("--use-split-cross-attention", "attention_split"),
-     *(pytest.param(*way, marks=pytest.mark.slow) for way in (("--use-quad-cross-attention", "attention_sub_quad"),
-                                                              ("--use-pytorch-cross-attention", "attention_pytorch")))],
+     *slow(("--use-quad-cross-attention", "attention_sub_quad"), ("--use-pytorch-cross-attention", "attention_pytorch"))],
 )  # fmt: skip
 def test_attention_backends(option, function):
     memory = {"--use-split-cross-attention": ["--lowvram"], "--use-quad-cross-attention": ["--novram", "--async-offload"]}

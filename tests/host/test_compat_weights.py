@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from compat import blends, has_effect, pair_of, streams_equal_stock
-from runs import models, prompts
+from runs import models, prompts, slow
 from safetensors.torch import save_file
 
 from layerfusion_pack.layerfusion_core.foreground_weights import Packaging
@@ -75,7 +75,7 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("strength", [pytest.param(1.0, marks=pytest.mark.slow), 0.4])
+@pytest.mark.parametrize("strength", [*slow(1.0), 0.4])
 @pytest.mark.parametrize("make", FILES, ids=lambda make: make.__name__)
 def test_packaging(make, strength, tmp_path):
     base, _ = models()

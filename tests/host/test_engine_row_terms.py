@@ -9,7 +9,7 @@ import tiny
 import torch
 from comfy_api.torch_helpers.torch_compile import set_torch_compile_wrapper
 from compat import streams_equal_stock
-from runs import close, empty_latent, layered, models, prompts, stock
+from runs import close, empty_latent, layered, models, prompts, slow, stock
 
 from layerfusion_pack.layerfusion_core.host.delta import foreground_delta
 from layerfusion_pack.nodes.conditioning import LayerFusionTextEncode
@@ -176,7 +176,7 @@ def test_differences_are_not_copied():
     assert len(held) == len(differences) and held == {tensor.data_ptr() for tensor in differences.values()}
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, *slow(torch.float16)])
 def test_half_precision(dtype):
     base = tiny.tiny_sdxl(dtype=dtype)
     half = layered((base, conv_model(base)), steps=2)[0]

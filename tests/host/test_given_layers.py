@@ -44,7 +44,7 @@ def left_half(size: int = 128) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "sampler"),
     [*((name, "euler") for name in NAMES),
-     *(pytest.param("blended", sampler, marks=pytest.mark.slow) for sampler in SAMPLERS[1:])],
+     *slow(*(("blended", sampler) for sampler in SAMPLERS[1:]))],
 )  # fmt: skip
 def test_kept_layers_come_back_bit_equal_and_act_on_the_others(name, sampler):
     latent = picture()
