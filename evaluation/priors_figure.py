@@ -73,11 +73,10 @@ class _Foregrounds:
 
 def _regions(alpha, tokens: int):
     """Tokens wholly inside and wholly outside the object (alpha > 0.25), (N, tokens, tokens) bool each."""
-    import torch.nn.functional as F
-
     from layerfusion_pack.layerfusion_core import measures
+    from layerfusion_pack.layerfusion_core.masks import area_average
 
-    share = F.adaptive_avg_pool2d(measures.inside(alpha)[:, None].float(), tokens)[:, 0]
+    share = area_average(measures.inside(alpha).float(), (tokens, tokens))
     return share == 1.0, share == 0.0
 
 

@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
+from .masks import area_average
 from .streams import StreamLayout
 
 HELD = 1.0  # keep from which a cell is never denoised
@@ -56,7 +56,7 @@ def keep_map(strength: float, shape: torch.Size, masks: list[torch.Tensor]) -> t
     """
     keep = torch.full((shape[0], 1, *shape[-2:]), float(strength))
     for mask in masks:
-        keep = keep * (1.0 - F.adaptive_avg_pool2d(mask.float().clamp(0.0, 1.0).cpu(), tuple(shape[-2:])))
+        keep = keep * (1.0 - area_average(mask.float().clamp(0.0, 1.0).cpu(), tuple(shape[-2:])))
     return keep
 
 

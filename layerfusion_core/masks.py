@@ -34,11 +34,27 @@ def structure_prior(scores: torch.Tensor) -> torch.Tensor:
     return 1.0 - norm(scores)
 
 
+def _windows(size: int, target: int, device: torch.device) -> torch.Tensor:
+    """Which of `size` cells each of `target` cells covers, wholly or in part: (target, size) of 0 and 1 in fp32."""
+    cell, at = torch.arange(size, device=device), torch.arange(target, device=device).unsqueeze(1)
+    return ((cell >= at * size // target) & (cell < -(-(at + 1) * size // target))).float()
+
+
+def area_average(x: torch.Tensor, target: tuple[int, int]) -> torch.Tensor:
+    """Mean over the cells of x (..., h, w) that each cell of `target` (h', w') covers: (..., h', w') in fp32.
+
+    The windows of adaptive average pooling, which fails on Apple's GPUs for sizes that do not divide, as two small
+    matrix products. Whole numbers are summed before they are divided, so that the mean of zeros or ones is exact.
+    """
+    rows, columns = (_windows(size, to, x.device) for size, to in zip(x.shape[-2:], target))
+    return rows @ x.float() @ columns.T / torch.outer(rows.sum(1), columns.sum(1))
+
+
 def resize_map(x: torch.Tensor, grid: tuple[int, int], target: tuple[int, int]) -> torch.Tensor:
     """Area-average a token map (B, h*w) of `grid` (h, w) to `target` (h, w): (B, target_h * target_w)."""
     if grid == target:
         return x
-    return F.adaptive_avg_pool2d(x.unflatten(-1, grid).unsqueeze(1), target).flatten(1)
+    return area_average(x.unflatten(-1, grid), target).flatten(1)
 
 
 def soft_mask(structure: torch.Tensor, content: torch.Tensor) -> torch.Tensor:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from layerfusion_pack.layerfusion_core import priors
 from layerfusion_pack.layerfusion_core.blending import blend, blend_predictions
+from layerfusion_pack.layerfusion_core.given import keep_map
 from layerfusion_pack.layerfusion_core.masks import (
     Masks,
+    area_average,
     grow,
     hard_mask,
     norm,
@@ -99,6 +102,19 @@ def test_resize_averages_areas():
     assert torch.equal(resize_map(x, (2, 2), (1, 1)), torch.tensor([[1.5]]))
     assert resize_map(x, (2, 2), (2, 2)) is x
     assert resize_map(random(1, 80), (8, 10), (4, 5)).shape == (1, 20)
+
+
+@pytest.mark.parametrize("sizes", [((9, 13), (5, 7)), ((7, 10), (10, 3)), ((64, 96), (24, 36)), ((8, 8), (8, 4))])
+def test_area_average_is_adaptive_pooling(sizes, monkeypatch):
+    """Which does not run on Apple's GPUs where sizes do not divide, so nothing here may call it."""
+    size, target = sizes
+    x, mask = random(2, 3, *size), torch.zeros(1, 1, *size)
+    expected = F.adaptive_avg_pool2d(x, target)
+    monkeypatch.setattr(F, "adaptive_avg_pool2d", None)
+    assert (area_average(x, target) - expected).abs().max() < 1e-6
+    assert (resize_map(x[0].flatten(1), size, target) - expected[0].flatten(1)).abs().max() < 1e-6
+    assert torch.equal(keep_map(1.0, (2, 4, *target), [mask]), torch.ones(2, 1, *target)), "held means exactly 1"
+    assert torch.equal(keep_map(1.0, (2, 4, *target), [1 - mask]), torch.zeros(2, 1, *target))
 
 
 def test_growing_a_mask():
