@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
@@ -25,11 +27,17 @@ def check_latent(model: ModelPatcher, latent: dict) -> torch.Tensor:
     require_picture("latent_image", samples)
     if torch.count_nonzero(samples) > 0:
         require_channels("latent_image", samples, model.get_model_object("latent_format").latent_channels)
-    samples = comfy.sample.fix_empty_latent_channels(model, samples)
+    ratios = {key: latent[key] for key in _fix_options() if key in latent}  # of an empty latent made for other models
+    samples = comfy.sample.fix_empty_latent_channels(model, samples, **ratios)
     if min(samples.shape[-2:]) < 4:
         height, width = (side * PIXELS for side in samples.shape[-2:])
         raise ValueError(f"latent_image: expected at least 32 x 32 pixels, got {width} x {height}")
     return samples
+
+
+def _fix_options() -> list[str]:
+    """What of a LATENT the host's own samplers hand to `fix_empty_latent_channels` beside its samples; nothing on older ones."""
+    return list(inspect.signature(comfy.sample.fix_empty_latent_channels).parameters)[2:]
 
 
 def start_noise(latent: dict, samples: torch.Tensor, seed: int, mode: NoiseMode, layout: StreamLayout) -> torch.Tensor:
