@@ -91,7 +91,7 @@ def load(models: str) -> Models:
 
     from ..layerfusion_core.foreground_weights import WANTED
     from ..layerfusion_core.host.foreground import apply_foreground, load_foreground_weights
-    from ..layerfusion_core.host.transparent_vae import DECODER_FILE, load_transparent_vae
+    from ..layerfusion_core.host.transparent_vae import DECODER, load_transparent_vae
     from ..nodes.loading import load_checkpoint
 
     folder = Path(models).absolute()
@@ -99,4 +99,4 @@ def load(models: str) -> Models:
         folder_paths.add_model_folder_path(kind, str(folder / kind), True)
     base, clip, vae = load_checkpoint(files(models)[0].name, "checkpoint")
     weights = load_foreground_weights(str(folder / "layer_model" / WANTED))
-    return Models(base, apply_foreground(base, weights), clip, vae, load_transparent_vae(DECODER_FILE))
+    return Models(base, apply_foreground(base, weights), clip, vae, load_transparent_vae(DECODER[1]))

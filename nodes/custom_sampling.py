@@ -10,6 +10,7 @@ from ..layerfusion_core.host.guider import LayerFusionGuider
 from ..layerfusion_core.host.sampling import split_latent, stack_latent
 from ..layerfusion_core.options import LayerFusionOptions
 from ..layerfusion_core.streams import StreamLayout
+from .floats import finite, float_input
 from .options import Options
 from .per_layer import negative_inputs, scale_inputs
 
@@ -38,7 +39,7 @@ class LayerFusionGuiderNode(io.ComfyNode):
                 io.Conditioning.Input("background", tooltip="The scene without the object."),
                 io.Conditioning.Input("blended", tooltip="The whole picture."),
                 io.Conditioning.Input("negative", tooltip="What no layer should show."),
-                io.Float.Input(
+                float_input(
                     "cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance scale, for all layers."
                 ),
                 Options.Input("options", optional=True, tooltip="LayerFusion Options; the defaults without."),
@@ -49,6 +50,7 @@ class LayerFusionGuiderNode(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @finite
     def execute(
         cls, base_model, foreground_model, foreground, background, blended, negative, cfg, options=None,
         negative_foreground=None, negative_background=None, negative_blended=None,

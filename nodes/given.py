@@ -9,12 +9,13 @@ from ..layerfusion_core.host.given import given_latent
 from ..layerfusion_core.host.transparent_encode import straight_alpha
 from ..layerfusion_core.placing import place
 from ..layerfusion_core.streams import StreamLayout
+from .floats import finite, float_input
 
 CATEGORY = "LayerFusion"
 
 
 def _keep(layer: str) -> io.Float.Input:
-    return io.Float.Input(
+    return float_input(
         f"keep_{layer}",
         default=1.0,
         min=0.0,
@@ -64,6 +65,7 @@ class LayerFusionGivenLayers(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls,
         keep_foreground: float,
@@ -100,7 +102,7 @@ class LayerFusionPlaceForeground(io.ComfyNode):
                 io.Image.Input("image", tooltip="A picture with alpha (RGBA), or a picture whose mask is connected."),
                 io.Int.Input("x", default=0, min=-16384, max=16384, tooltip="Pixels to the right; negative: left."),
                 io.Int.Input("y", default=0, min=-16384, max=16384, tooltip="Pixels down; negative: up."),
-                io.Float.Input(
+                float_input(
                     "scale",
                     default=1.0,
                     min=0.01,
@@ -128,6 +130,7 @@ class LayerFusionPlaceForeground(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls,
         image: torch.Tensor,

@@ -10,13 +10,21 @@ from comfy_api.latest import io
 
 from ..layerfusion_core.foreground_weights import PAGE, WANTED
 from ..layerfusion_core.host.families import require_sdxl
-from ..layerfusion_core.host.folders import file_choices, layer_model_files, layer_model_path, missing_layer_model
-from ..layerfusion_core.host.foreground import apply_foreground, file_identity, load_foreground_weights
+from ..layerfusion_core.host.folders import (
+    check_layer_model,
+    file_choices,
+    file_identity,
+    layer_model_files,
+    layer_model_identity,
+    layer_model_path,
+)
+from ..layerfusion_core.host.foreground import apply_foreground, load_foreground_weights
 from ..layerfusion_core.safetensors_header import read_header
+from .floats import finite, float_input
 
 CATEGORY = "LayerFusion"
 SAME_AS_BASE = "same as base"
-WEIGHTS = "foreground weights"
+WEIGHTS = ("foreground weights", WANTED, PAGE)  # for messages about a missing file
 _SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
 
@@ -66,20 +74,20 @@ class LayerFusionLoadModels(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, foreground_weights: str | None = None) -> bool | str:
         """Say before the run starts where a missing foreground weight file belongs."""
-        return _check_weights(foreground_weights)
+        return check_layer_model(foreground_weights, *WEIGHTS)
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint=None, foreground_weights=None, foreground_checkpoint=None) -> list[str]:
         """Load again only when one of the files changed."""
         return [
             file_identity(_checkpoint_file(checkpoint)),
-            _weights_identity(foreground_weights),
+            layer_model_identity(foreground_weights),
             file_identity(_checkpoint_file(foreground_checkpoint)),
         ]
 
     @classmethod
     def execute(cls, checkpoint: str, foreground_weights: str, foreground_checkpoint: str) -> io.NodeOutput:
-        path = _weights_path(foreground_weights)
+        path = layer_model_path(foreground_weights, *WEIGHTS)
         weights = load_foreground_weights(path)  # first: a wrong file is said before gigabytes are loaded
         base, clip, vae = load_checkpoint(checkpoint, "checkpoint")
         model = base
@@ -106,7 +114,7 @@ class LayerFusionApplyForeground(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="An SDXL model: the one you connect as base_model, too."),
                 _weights_input(),
-                io.Float.Input(
+                float_input(
                     "strength",
                     default=1.0,
                     min=0.0,
@@ -125,17 +133,18 @@ class LayerFusionApplyForeground(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, foreground_weights: str | None = None) -> bool | str:
         """Say before the run starts where a missing foreground weight file belongs."""
-        return _check_weights(foreground_weights)
+        return check_layer_model(foreground_weights, *WEIGHTS)
 
     @classmethod
     def fingerprint_inputs(cls, foreground_weights=None, strength=None, model=None) -> str:
         """Read the file again only when it changed."""
-        return _weights_identity(foreground_weights)
+        return layer_model_identity(foreground_weights)
 
     @classmethod
+    @finite
     def execute(cls, model, foreground_weights: str, strength: float) -> io.NodeOutput:
         require_sdxl(model, "model")  # before the file is read
-        weights = load_foreground_weights(_weights_path(foreground_weights))
+        weights = load_foreground_weights(layer_model_path(foreground_weights, *WEIGHTS))
         return io.NodeOutput(apply_foreground(model, weights, strength))
 
 
@@ -191,21 +200,6 @@ def _weights_input() -> io.Combo.Input:
         tooltip=f"LayerDiffuse's SDXL foreground weights from models/layer_model: {WANTED} (743 MB). Other packagings "
         "of them (conv, Diffusers, LoRA files) are recognised by their content.",
     )
-
-
-def _weights_path(name: str | None) -> str:
-    return layer_model_path(name, WEIGHTS, WANTED, PAGE)
-
-
-def _check_weights(name: str | None) -> bool | str:
-    if name is None:  # given by a link, known only when the run gets there
-        return True
-    found = name and folder_paths.get_full_path("layer_model", name)
-    return True if found else missing_layer_model(name, WEIGHTS, WANTED, PAGE)
-
-
-def _weights_identity(name: str | None) -> str:
-    return file_identity(folder_paths.get_full_path("layer_model", name) if name else None)
 
 
 def _checkpoint_file(name: str | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..layerfusion_core.options import BackgroundMode, LayerFusionOptions, NoiseMode, PriorMode
+from .floats import finite, float_input
 from .per_layer import scale_inputs
 
 Options = io.Custom("LAYERFUSION_OPTIONS")
@@ -29,7 +30,7 @@ class LayerFusionOptionsNode(io.ComfyNode):
                     "share: of their attention alone. "
                     "adapt, the paper's: the scene follows the blended picture around the object (shadows, light), and keeps "
                     "traces of the object. "
-                    "adapt_self: the same, through self-attention only. "
+                    "adapt_self: through self-attention only: no object, but pale stains, and the scenes agree less. "
                     "literal: the paper's sentence as printed; pours the object into the background. "
                     "from_background: the blended picture copies the background instead. "
                     "off: the background ignores the others.",
@@ -39,19 +40,19 @@ class LayerFusionOptionsNode(io.ComfyNode):
                     tooltip="exact: masks from an extra pass of the foreground model at every step. "
                     "previous_step: masks from the step before, faster.",
                 ),
-                io.Float.Input(
+                float_input(
                     "hardness", default=default.hardness, min=0.1, max=100.0, step=0.5,
                     tooltip="Sharpness d of the hard mask, sigmoid(d (soft - 0.5)). The paper uses 10.",
                 ),
-                io.Float.Input(
+                float_input(
                     "strength", default=default.strength, min=0.0, max=1.0, step=0.01,
                     tooltip="How much of the blending is applied. 0 gives three independent pictures.",
                 ),
-                io.Float.Input(
+                float_input(
                     "start_percent", default=default.start_percent, min=0.0, max=1.0, step=0.01,
                     tooltip="Where in the schedule the blending starts (0 = first step).",
                 ),
-                io.Float.Input(
+                float_input(
                     "end_percent", default=default.end_percent, min=0.0, max=1.0, step=0.01,
                     tooltip="Where in the schedule the blending ends (1 = last step).",
                 ),
@@ -72,6 +73,7 @@ class LayerFusionOptionsNode(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @finite
     def execute(cls, blend_self_attention: bool, blend_cross_attention: bool, **choices) -> io.NodeOutput:
         return io.NodeOutput(
             LayerFusionOptions(self_attention=blend_self_attention, cross_attention=blend_cross_attention, **choices)

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..layerfusion_core.host.extract import extract_priors
 from ..layerfusion_core.visualise import enlarge, prior_strip
+from .floats import finite, float_input
 from .sampling import Priors
 
 LAST = "last self-attention"
@@ -30,7 +31,7 @@ class LayerFusionExtractPriors(io.ComfyNode):
                     "seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
                     tooltip="Seed of the noise added to the latent.",
                 ),
-                io.Float.Input(
+                float_input(
                     "noise_percent", default=0.8, min=0.01, max=1.0, step=0.01,
                     tooltip="Timestep at which the priors are read, as a share of all timesteps; 0.8 as in the paper's figure.",
                 ),
@@ -44,6 +45,7 @@ class LayerFusionExtractPriors(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @finite
     def execute(cls, foreground_model, foreground, latent_image, seed: int, noise_percent: float) -> io.NodeOutput:
         record = extract_priors(foreground_model, foreground, latent_image, seed, noise_percent)
         maps = {name: enlarge(x, record.image_size) for name, x in record.images(0).items()}

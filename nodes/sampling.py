@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ..layerfusion_core.host.sampling import sample_layers
 from ..layerfusion_core.options import LayerFusionOptions
+from .floats import finite, float_input
 from .options import Options
 from .per_layer import negative_inputs
 
@@ -43,7 +44,7 @@ class LayerFusionKSampler(io.ComfyNode):
                     tooltip="Seed of the noise. The foreground gets the noise that a KSampler gives it for this seed.",
                 ),
                 io.Int.Input("steps", default=25, min=1, max=10000, tooltip="Denoising steps."),
-                io.Float.Input(
+                float_input(
                     "cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01,
                     tooltip="Guidance scale, for all layers. 1 skips the negative prompt.",
                 ),
@@ -54,7 +55,7 @@ class LayerFusionKSampler(io.ComfyNode):
                     "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, default="karras",
                     tooltip="How noise is removed over the steps.",
                 ),
-                io.Float.Input(
+                float_input(
                     "denoise", default=1.0, min=0.0, max=1.0, step=0.01,
                     tooltip="Below 1, start from latent_image with this share of the noise (all layers alike).",
                 ),
@@ -70,6 +71,7 @@ class LayerFusionKSampler(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @finite
     def execute(
         cls, base_model, foreground_model, foreground, background, blended, negative, latent_image,
         seed, steps, cfg, sampler_name, scheduler, denoise, options=None,

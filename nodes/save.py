@@ -13,6 +13,7 @@ from ..layerfusion_core.export import LayerSet, metadata_texts, save_set
 from ..layerfusion_core.export_formats import FORMATS, writers
 from ..layerfusion_core.host.viewer import mask_files
 from ..layerfusion_core.prior_maps import PriorRecord
+from .floats import finite, float_input
 from .sampling import Priors
 
 CATEGORY = "LayerFusion"
@@ -173,7 +174,7 @@ class LayerFusionComposite(io.ComfyNode):
                 io.Image.Input(
                     "blended", optional=True, tooltip="The blended picture to compare with; may be left unconnected."
                 ),
-                io.Float.Input(
+                float_input(
                     "gain",
                     default=4.0,
                     min=1.0,
@@ -194,6 +195,7 @@ class LayerFusionComposite(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls,
         foreground: torch.Tensor,

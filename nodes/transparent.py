@@ -10,12 +10,13 @@ import torch
 from comfy_api.latest import io
 
 from ..layerfusion_core.given import paste_pixels
-from ..layerfusion_core.host.folders import file_choices, layer_model_files
+from ..layerfusion_core.host.folders import check_layer_model, file_choices, layer_model_files, layer_model_identity
 from ..layerfusion_core.host.given import KEEP_KEY, given_picture
 from ..layerfusion_core.host.transparent_encode import encode_transparent, join_alpha
-from ..layerfusion_core.host.transparent_vae import NO_ENCODER, TransparentVAE, load_transparent_vae
+from ..layerfusion_core.host.transparent_vae import DECODER, ENCODER, NO_ENCODER, TransparentVAE, load_transparent_vae
 from ..layerfusion_core.transparent_decode import ENSEMBLES, effect_warning
 from ..layerfusion_core.transparent_encode import OFFSET_SCALE
+from .floats import finite, float_input
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +61,15 @@ class LayerFusionLoadTransparentVAE(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, decoder: str, encoder: str) -> bool:
-        """Lets names through that are not in the list, so that the run says where a missing file belongs."""
-        return True
+    def validate_inputs(cls, decoder: str | None = None, encoder: str | None = None) -> bool | str:
+        """Say before the run starts where a missing file belongs."""
+        found = check_layer_model(decoder, *DECODER)
+        return found if found is not True or encoder == NO_ENCODER else check_layer_model(encoder, *ENCODER)
+
+    @classmethod
+    def fingerprint_inputs(cls, decoder=None, encoder=None) -> list[str]:
+        """Load again only when one of the files changed."""
+        return [layer_model_identity(name) for name in (decoder, encoder)]
 
     @classmethod
     def execute(cls, decoder: str, encoder: str) -> io.NodeOutput:
@@ -243,7 +250,7 @@ class LayerFusionEncode(io.ComfyNode):
                     optional=True,
                     tooltip="When it was loaded with an encoder, the latent is shifted so that it carries the alpha.",
                 ),
-                io.Float.Input(
+                float_input(
                     "offset_scale",
                     default=OFFSET_SCALE,
                     min=0.0,
@@ -262,6 +269,7 @@ class LayerFusionEncode(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls,
         image: torch.Tensor,

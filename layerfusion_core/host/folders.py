@@ -53,8 +53,33 @@ def missing_layer_model(name: str | None, what: str, file: str, page: str) -> st
 
 def layer_model_path(name: str | None, what: str, file: str, page: str) -> str:
     """Return the full path of a `layer_model` file; ValueError with `missing_layer_model` when it is not there."""
-    layer_model_folder()
-    path = folder_paths.get_full_path(LAYER_MODEL, name) if name else None
+    path = _find(name)
     if path is None:
         raise ValueError(missing_layer_model(name, what, file, page))
     return path
+
+
+def check_layer_model(name: str | None, what: str, file: str, page: str) -> bool | str:
+    """What a node's validate_inputs says of a file input: True, or `missing_layer_model`.
+
+    name None: the file is told by another node, and known only when the run gets there, or the host complains of it.
+    """
+    return True if name is None or _find(name) else missing_layer_model(name, what, file, page)
+
+
+def layer_model_identity(name: str | None) -> str:
+    """Return `file_identity` of a `layer_model` file."""
+    return file_identity(_find(name))
+
+
+def file_identity(path: str | None) -> str:
+    """Return a string that changes when a file is replaced (path, size, time of change); "missing" without a file."""
+    if path is None or not os.path.isfile(path):
+        return "missing"
+    stat = os.stat(path)
+    return f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
+
+
+def _find(name: str | None) -> str | None:
+    layer_model_folder()
+    return folder_paths.get_full_path(LAYER_MODEL, name) if name and isinstance(name, str) else None

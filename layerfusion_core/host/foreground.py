@@ -35,6 +35,7 @@ from ..foreground_weights import (
 )
 from ..safetensors_header import read_header
 from .families import family_name, require_sdxl
+from .folders import file_identity
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +50,6 @@ class AppliedForeground:
     packaging: Packaging
     bound: int
     strength: float
-
-
-def file_identity(path: str | None) -> str:
-    """Return a string that changes when a file is replaced (path, size, time of change); "missing" without a file."""
-    if path is None or not os.path.isfile(path):
-        return "missing"
-    stat = os.stat(path)
-    return f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
 
 
 def load_foreground_weights(path: str) -> ForegroundWeights:

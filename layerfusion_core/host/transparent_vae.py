@@ -22,8 +22,8 @@ from .management import managed
 log = logging.getLogger(__name__)
 
 PAGE = "https://huggingface.co/LayerDiffusion/layerdiffusion-v1"
-DECODER_FILE = "vae_transparent_decoder.safetensors"
-ENCODER_FILE = "vae_transparent_encoder.safetensors"
+DECODER = ("transparent VAE decoder", "vae_transparent_decoder.safetensors", PAGE)  # for messages about a missing file
+ENCODER = ("transparent VAE encoder", "vae_transparent_encoder.safetensors", PAGE)
 NO_ENCODER = "none"
 
 ACTIVATION_FACTOR = 8
@@ -79,7 +79,7 @@ class TransparentVAE:
         """The encoder's latent offset (B, 4, H/8, W/8), fp32, of (B, 4, H, W) A, R, G, B; ValueError without one."""
         if self.encoder is None:
             raise ValueError(
-                f"This transparent VAE was loaded without an encoder; choose {ENCODER_FILE} in its loader."
+                f"This transparent VAE was loaded without an encoder; choose {ENCODER[1]} in its loader."
             )
         widest = self.encoder.model.config.channels[0]
         mm.load_models_gpu([self.encoder], memory_required=4 * widest * argb.shape[-2] * argb.shape[-1] * 4)
@@ -121,10 +121,10 @@ def load_transparent_vae(decoder: str | None, encoder: str | None = None) -> Tra
     encoder: a file name, or None / "none". ValueError says which file is missing and where to put it, or what a wrong
     file looks like.
     """
-    decoder_path = layer_model_path(decoder, "transparent VAE decoder", DECODER_FILE, PAGE)
+    decoder_path = layer_model_path(decoder, *DECODER)
     encoder_path = None
     if encoder and encoder != NO_ENCODER:
-        encoder_path = layer_model_path(encoder, "transparent VAE encoder", ENCODER_FILE, PAGE)
+        encoder_path = layer_model_path(encoder, *ENCODER)
     decoder_weights, encoder_weights = read_weights(decoder_path), None
     check_file(decoder_path, decoder_weights, decoder_config)
     if encoder_path is not None:
