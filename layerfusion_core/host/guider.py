@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 
 from ..given import paste
 from ..options import LayerFusionOptions, NoiseMode
@@ -19,6 +20,7 @@ from .lockstep import install_pair
 from .run import BlendRun
 from .stacking import StreamStack, stream_negatives
 from .step_noise import share_step_noise
+from .stream_conds import RunRows
 from .stream_patches import require_known_patches, require_own_patches
 
 _STREAM, _NEGATIVE = "layerfusion_stream_{}", "layerfusion_negative_{}"
@@ -64,9 +66,11 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
             model.set_additional_models(KEY, [delta])
         else:
             model = install_pair(base, foreground, self.run)
+        model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY + "_conds", _with_own_conds)
         super().__init__(model)
         self.set_cfg(cfg)
-        self._stacks: dict[str, StreamStack] | None = None
+        self._stacks: dict[str, StreamStack] = {}
+        self.keep: torch.Tensor | None = None
         self.inner_set_conds(
             {_STREAM.format(i): c for i, c in enumerate(streams)}
             | {_NEGATIVE.format(i): c for i, c in enumerate(own) if c is not None}
@@ -92,12 +96,13 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         ends = bool((sigmas[-1:] == 0).all())  # read now: uni_pc writes into it
         self.run.start(noise.shape)
         try:
+            self.keep = keep
             with holding(self, keep):
                 sampler = sampler if keep is None else same_noise(sampler)
                 rows = super().sample(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
         finally:
             self.run.release()
-            self._stacks = None
+            self._stacks, self.keep = {}, None
         # A run that ends early leaves noise in all layers, also in those that are held.
         return rows if keep is None or not ends else paste(rows, latent_image, keep)
 
@@ -130,8 +135,6 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
     def _stack_conds(self, sigma: float, device: torch.device) -> None:
         """Merge the streams' conds, processed by the host one by one, into those of this evaluation's passes."""
         layout, run = self.run.layout, self.run
-        if self._stacks is None:
-            self._stacks = self._make_stacks()
         for name, stack in self._stacks.items():
             self.conds[name] = stack.at(sigma)
         prior = self.conds[PRIOR_PASS]
@@ -139,20 +142,23 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
             if entry["uuid"] not in run.text:
                 run.text[entry["uuid"]] = [text_columns(part, device) for part in entry["parts"][: layout.foregrounds]]
 
-    def _make_stacks(self) -> dict[str, StreamStack]:
-        """What to stack, by the name of the conds it makes."""
-        layout, names = self.run.layout, self.run.layout.names
-        streams = [self.conds[_STREAM.format(i)] for i in range(layout.count)]
+    def make_stacks(self, rows: RunRows) -> None:
+        """Make what each stream's conds are stacked from in this run, from the stream's own rows."""
+        layout, names, model = self.run.layout, self.run.layout.names, self.inner_model
+        shared = self.conds["negative"]
+        streams = [rows.encode(model, self.conds[_STREAM.format(i)], i, "positive") for i in range(layout.count)]
         own = [self.conds.get(_NEGATIVE.format(i)) for i in range(layout.count)]
+        negatives = [
+            rows.encode(model, shared if entries is None else entries, i, "negative") for i, entries in enumerate(own)
+        ]
         controls: dict = {}  # one for both: with equal controls, positive and negative run in one forward
-        stacks = {
+        self._stacks = {
             "positive": StreamStack(names, streams, controls),
             PRIOR_PASS: StreamStack(names[: layout.foregrounds], streams[: layout.foregrounds]),
         }
-        negatives = stream_negatives(streams, own, self.conds["negative"])
+        negatives = stream_negatives(streams, negatives, [entries is None for entries in own], shared)
         if negatives is not None:
-            stacks["negative"] = StreamStack(tuple(f"negative of {n}" for n in names), negatives, controls)
-        return stacks
+            self._stacks["negative"] = StreamStack(tuple(f"negative of {n}" for n in names), negatives, controls)
 
     def _prior_pass(self, x: torch.Tensor, timestep: torch.Tensor, model_options: dict) -> None:
         """Run eps_FG alone on the foreground rows with their positive prompts, collecting the priors."""
@@ -163,6 +169,14 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         run.begin_prior_pass()
         comfy.samplers.calc_cond_batch(self.inner_model, [self.conds[PRIOR_PASS]], rows, sigmas, options)
         run.end_prior_pass()
+
+
+def _with_own_conds(executor, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs):
+    """SAMPLER_SAMPLE wrapper: a LayerFusionGuider makes its streams' conds, now that the host has made its own."""
+    if isinstance(guider, LayerFusionGuider):
+        layout, seed = guider.run.layout, extra_args.get("seed")
+        guider.make_stacks(RunRows(noise, latent_image, denoise_mask, guider.keep, seed, layout.count))
+    return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs)
 
 
 def guide_rows(

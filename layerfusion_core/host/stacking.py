@@ -135,17 +135,19 @@ def _stack_value(key: str, values: list):
     return type(values[0])(interleave(tensors))
 
 
-def stream_negatives(positives: list[list[Entry]], negatives: list[list[Entry] | None], shared: list[Entry]):
+def stream_negatives(
+    positives: list[list[Entry]], negatives: list[list[Entry]], common: list[bool], shared: list[Entry]
+) -> list[list[Entry]] | None:
     """Negative entries per stream with the control that belongs to each, or None if `shared` serves all as it is.
 
-    negatives: a stream's own, or None for `shared`. A ControlNet on `shared` stands for "the negative of whoever has a
-    ControlNet": each stream's copy gets the stream's own, so that no control reaches the rows of another. Where a
-    positive asks for it (ControlNetApply), its control goes to a negative without one, by the host's own rule.
+    negatives: each stream's, encoded for its rows; common: which of them are `shared`, the conditioning for all. A
+    ControlNet on `shared` stands for "the negative of whoever has a ControlNet": each stream's copy gets the stream's
+    own, so that no control reaches the rows of another. Where a positive asks for it (ControlNetApply), its control
+    goes to a negative without one, by the host's own rule.
     """
     controlled = any(_controls(shared))
-    if not controlled and all(n is None for n in negatives) and not any(
-        e.get("control_apply_to_uncond") for p in positives for e in p
-    ):  # fmt: skip
+    asked = any(e.get("control_apply_to_uncond") for p in positives for e in p)
+    if all(common) and not controlled and not asked and not _differs_by_row(shared):
         return None
     if controlled and not any(control for p in positives for control in _controls(p)):
         raise ValueError(
@@ -153,12 +155,19 @@ def stream_negatives(positives: list[list[Entry]], negatives: list[list[Entry] |
             "Apply ControlNet too, or give the negative without it"
         )
     found = []
-    for positive, own in zip(positives, negatives):
-        entries = _with_controls(shared, [c for c in _controls(positive) if c]) if own is None else list(own)
+    for positive, negative, is_shared in zip(positives, negatives, common):
+        entries = _with_controls(negative, [c for c in _controls(positive) if c]) if is_shared else list(negative)
         asking = [e for e in positive if e.get("control_apply_to_uncond")]
         comfy.samplers.apply_empty_x_to_equal_area(asking, entries, "control", lambda nets, i: nets[i])
         found.append(entries)
     return found
+
+
+def _differs_by_row(entries: list[Entry]) -> bool:
+    """Whether entries hold something of several rows, which cannot be tiled over interleaved streams as it is."""
+    held = [entry["mask"] for entry in entries if "mask" in entry]
+    held += [cond.cond for entry in entries for cond in entry["model_conds"].values()]
+    return any(isinstance(x, torch.Tensor) and x.ndim > 0 and x.shape[0] > 1 for x in held)
 
 
 def _controls(entries: list[Entry]) -> list[ControlBase | None]:

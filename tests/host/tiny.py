@@ -17,10 +17,10 @@ SHORT = ([0, 0, 1, 1, 2, 2], 2, [0, 0, 0, 1, 1, 1, 2, 2, 2])  # depth of input, 
 REAL = ([0, 0, 2, 2, 10, 10], 10, [0, 0, 0, 2, 2, 2, 10, 10, 10])  # SDXL's own 70 blocks
 
 
-def unet_config(depth=SHORT) -> dict:
+def unet_config(depth=SHORT, in_channels: int = 4) -> dict:
     """Keyword arguments of the host's UNetModel."""
     return dict(
-        image_size=32, in_channels=4, out_channels=4, model_channels=32, num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4],
+        image_size=32, in_channels=in_channels, out_channels=4, model_channels=32, num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4],
         transformer_depth=list(depth[0]), transformer_depth_middle=depth[1], transformer_depth_output=list(depth[2]),
         use_linear_in_transformer=True, context_dim=CONTEXT, num_classes="sequential", adm_in_channels=POOLED + 1536,
         use_spatial_transformer=True, legacy=False, use_temporal_attention=False, use_temporal_resblock=False,
@@ -45,9 +45,11 @@ def randomize(module: torch.nn.Module, seed: int) -> None:
         p.data.copy_(value)
 
 
-def tiny_sdxl(seed: int = 0, depth=SHORT, dtype: torch.dtype = torch.float32) -> ModelPatcher:
-    """A MODEL as the host's loaders make it."""
-    config = TinySDXL(unet_config(depth))
+def tiny_sdxl(
+    seed: int = 0, depth=SHORT, dtype: torch.dtype = torch.float32, in_channels: int = 4
+) -> ModelPatcher:
+    """A MODEL as the host's loaders make it; in_channels 9 makes it one for inpainting."""
+    config = TinySDXL(unet_config(depth, in_channels))
     config.set_inference_dtype(dtype, None)
     model = config.get_model({}, device="cpu")
     randomize(model.diffusion_model, seed)
