@@ -1,13 +1,15 @@
 """Seconds per step of LayerFusion beside the stock sampler on a batch of three, in one process, side by side.
 
     python benchmarks/engine.py --host DIR [--shape demo|sdxl] [--size PIXELS] [--steps N] [--repeats N] [--dtype fp16]
-                                [--two-checkpoints] [--clock wall|cpu]
+                                [--two-checkpoints] [--clock wall|cpu] [--profile]
 
 `python dev.py bench` finds the host and the environment. The stock run denoises three rows with the base model, which
-is the least that three pictures can cost. Every repeat runs all settings in turn, so that ratios hold when the
+is the least that three pictures can cost; three stock runs of one picture each, one after another, are the least that
+making the layers in sequence can cost. Every repeat runs all settings in turn, so that ratios hold when the
 machine's speed drifts; medians are printed. `sdxl` is SDXL's shape with random weights and rank-256 foreground weights.
 With --two-checkpoints the same foreground model is also run as a checkpoint of its own, in lock step with the base.
---clock cpu counts processor time, which other programs on a busy machine disturb less.
+--clock cpu counts processor time, which other programs on a busy machine disturb less. --profile adds, on a GPU, the
+kernels of two evaluations of each setting: how many are launched, and how long the GPU works.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ SDXL_UNET = dict(
     num_classes="sequential", adm_in_channels=2816, use_spatial_transformer=True, legacy=False,
     use_temporal_attention=False, use_temporal_resblock=False,
 )  # fmt: skip
-STOCK = "stock, batch of 3"
+STOCK, SEQUENCE = "stock, batch of 3", "stock, three runs"
 SETTINGS = {
     "strength 0": {"strength": 0.0},
     "previous_step": {"prior_mode": "previous_step"},
@@ -88,6 +90,21 @@ def second_checkpoint(base, foreground):
     return model
 
 
+def profile(name: str, run) -> None:
+    """Print the GPU kernels of one run: how many, how long, and the ten that take longest."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    with record(activities=[ProfilerActivity.CUDA]) as found:
+        run()
+    kernels = found.key_averages()
+    count = sum(k.count for k in kernels)
+    total = sum(k.self_device_time_total for k in kernels) / 1000
+    sys.stdout.write(f"\n{name}: {count} kernels and copies, {total:.1f} ms of GPU time\n")
+    for k in sorted(kernels, key=lambda k: -k.self_device_time_total)[:10]:
+        sys.stdout.write(f"  {k.self_device_time_total / 1000:9.2f} ms  {k.count:6d} x  {k.key[:90]}\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", type=Path, required=True)
@@ -98,6 +115,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
     parser.add_argument("--two-checkpoints", action="store_true")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     start_host(options.host)
     register_pack()
@@ -117,7 +135,7 @@ def main() -> int:
         base, foreground, size = demo.base, demo.foreground, options.size or 128
     else:
         (base, foreground), size = sdxl_shape(dtype), options.size or 1024
-    runs: dict[str, tuple | None] = {STOCK: None}
+    runs: dict[str, tuple | int] = {STOCK: 1, SEQUENCE: 3}  # stock: runs, together of three pictures
     runs.update({name: (foreground, choice) for name, choice in SETTINGS.items()})
     if options.two_checkpoints:
         other = second_checkpoint(base, foreground)
@@ -129,26 +147,17 @@ def main() -> int:
     ]
     latent = torch.zeros(1, 4, size // 8, size // 8)
 
-    def run(chosen: tuple | None) -> float:
+    def stock(batch: int) -> torch.Tensor:
+        pictures = latent.repeat(batch, 1, 1, 1)
+        return comfy.sample.sample(
+            base, comfy.sample.prepare_noise(pictures, 1), options.steps, 7.0, "euler", "normal", prompts[1], prompts[3],
+            pictures, seed=1, disable_pbar=True,
+        )  # fmt: skip
+
+    def run(chosen: tuple | int) -> float:
         start = clock()
-        if chosen is None:
-            three = latent.repeat(3, 1, 1, 1)
-            noise = comfy.sample.prepare_noise(three, 1)
-            found = [
-                comfy.sample.sample(
-                    base,
-                    noise,
-                    options.steps,
-                    7.0,
-                    "euler",
-                    "normal",
-                    prompts[1],
-                    prompts[3],
-                    three,
-                    seed=1,
-                    disable_pbar=True,
-                )
-            ]
+        if isinstance(chosen, int):
+            found = [stock(3 // chosen) for _ in range(chosen)]
         else:
             model, choice = chosen
             layers, _ = sample_layers(
@@ -156,16 +165,21 @@ def main() -> int:
                 LayerFusionOptions(**choice),
             )  # fmt: skip
             found = [layer["samples"] for layer in layers]
-        seconds = clock() - start
+        seconds = clock() - start  # the results are in main memory: nothing is under way any more
         if not all(torch.isfinite(x).all() for x in found):
             sys.exit(f"{chosen}: the result is not finite")
         return seconds / options.steps
 
     times: dict[str, list[float]] = {name: [] for name in runs}
+    peaks: dict[str, float] = {}
     with torch.inference_mode():
         for repeat in range(options.repeats + 1):
             for name, chosen in runs.items():
+                if torch.cuda.is_available():
+                    torch.cuda.reset_peak_memory_stats()
                 seconds = run(chosen)
+                if torch.cuda.is_available():
+                    peaks[name] = torch.cuda.max_memory_allocated() / 2**30
                 if repeat or options.repeats == 0:  # the first round warms up
                     times[name].append(seconds)
     stock = times[STOCK]
@@ -174,9 +188,13 @@ def main() -> int:
     )
     for name, seconds in times.items():
         ratio = statistics.median(a / b for a, b in zip(seconds, stock))
-        sys.stdout.write(f"{name:22s} {statistics.median(seconds):8.3f} s a step   {ratio:5.2f} x stock\n")
-    if torch.cuda.is_available():
-        sys.stdout.write(f"peak GPU memory {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB\n")
+        peak = f"   {peaks[name]:6.2f} GiB" if name in peaks else ""
+        sys.stdout.write(f"{name:22s} {statistics.median(seconds):8.4f} s a step   {ratio:5.2f} x stock{peak}\n")
+    if options.profile and torch.cuda.is_available():
+        options.steps = 2
+        with torch.inference_mode():
+            for name, chosen in runs.items():
+                profile(name, lambda chosen=chosen: run(chosen))
     sys.stdout.write(f"peak process memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB\n")
     return 0
 

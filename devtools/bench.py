@@ -36,6 +36,7 @@ def add_to(commands) -> None:
     parser.add_argument(
         "--two-checkpoints", action="store_true", help="time lock step, too: the foreground as a checkpoint of its own"
     )
+    parser.add_argument("--profile", action="store_true", help="on a GPU: the kernels of each setting, too")
     parser.add_argument("--ensemble", type=int, choices=[1, 2, 4, 8], help="passes of the alpha decoder")
 
 
@@ -52,6 +53,8 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
         arguments = [str(checkout / "benchmarks" / "engine.py"), "--host", str(host)]
         if options.two_checkpoints:
             arguments.append("--two-checkpoints")
+        if options.profile:
+            arguments.append("--profile")
     for name in names:
         if getattr(options, name) is not None:
             arguments += [f"--{name}", str(getattr(options, name))]
