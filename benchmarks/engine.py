@@ -182,12 +182,12 @@ def main() -> int:
                     peaks[name] = torch.cuda.max_memory_allocated() / 2**30
                 if repeat or options.repeats == 0:  # the first round warms up
                     times[name].append(seconds)
-    stock = times[STOCK]
+    plain = times[STOCK]
     sys.stdout.write(
         f"{options.shape}, {size} x {size}, {options.dtype}, {torch.get_num_threads()} threads, {base.load_device}\n"
     )
     for name, seconds in times.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds, stock))
+        ratio = statistics.median(a / b for a, b in zip(seconds, plain))
         peak = f"   {peaks[name]:6.2f} GiB" if name in peaks else ""
         sys.stdout.write(f"{name:22s} {statistics.median(seconds):8.4f} s a step   {ratio:5.2f} x stock{peak}\n")
     if options.profile and torch.cuda.is_available():

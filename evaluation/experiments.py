@@ -15,7 +15,7 @@ import torch
 from ..layerfusion_core import prior_maps
 from ..layerfusion_core.host import engine, guider
 from ..layerfusion_core.host.conditioning import EOS_KEY
-from ..layerfusion_core.masks import grow, norm, resize_map
+from ..layerfusion_core.masks import Masks, grow, norm, resize_map
 from ..layerfusion_core.options import BackgroundMode
 
 FROZEN_AFTER = 4  # evaluations
@@ -60,10 +60,11 @@ def _blend_with(original: Callable, update: Callable) -> Callable:
     """As `blending.blend` for one foreground; `update` gives blended and background of the mixed outputs."""
 
     def blend(a, masks, layout, background, site, strength=1.0):
-        out = original(a, masks, layout, BackgroundMode.OFF, site, 1.0).float()
+        out = original(a, masks, layout, BackgroundMode.OFF, site, 1.0)
+        masks = Masks(*(mask.repeat(a.shape[0] // mask.shape[0], *[1] * (mask.ndim - 1)) for mask in masks))
         bl, bg = update(out[:, layout.blended], out[:, layout.background], masks)
         out = torch.cat((out[:, : layout.foregrounds], bl[:, None], bg[:, None]), dim=1)
-        return torch.lerp(a.float(), out, strength).to(a.dtype)
+        return torch.lerp(a, out, strength)
 
     return blend
 
@@ -83,12 +84,14 @@ def _without_feedback(original: Callable) -> Callable:
 
 def _structure_only(original: Callable) -> Callable:
     """mask_soft = s', already min-maxed: no text prior."""
-    return lambda maps, block: norm(resize_map(maps.structure.float(), maps.structure_grid, maps.grids[block]))
+    return lambda maps, *blocks: norm(
+        resize_map(maps.structure.float(), maps.structure_grid, maps.grids[blocks[0]])
+    ).expand(len(blocks), -1, -1)
 
 
 def _content_only(original: Callable) -> Callable:
     """mask_soft = norm(c): no structure prior."""
-    return lambda maps, block: norm(maps.content[block].float())
+    return lambda maps, *blocks: norm(torch.stack([maps.content[block] for block in blocks]).float())
 
 
 def _words(original: Callable) -> Callable:
@@ -136,14 +139,14 @@ def _only(fine: bool):
 
 def _tight(original: Callable) -> Callable:
     """`one_scene` shares predictions up to the grown hard mask of both priors, as attention, not of content alone."""
-    return lambda self: self.masks(self.last).grown
+    return lambda self: self.masks(self.last, self.maps.structure).grown
 
 
 def _low(original: Callable) -> Callable:
     """`one_scene` shares predictions up to the grown soft mask of both priors, cut at 0.25."""
 
     def surround(self):
-        soft = grow(self.masks(self.last).soft, self.maps.grids[self.last])
+        soft = grow(self.masks(self.last, self.maps.structure).soft, self.maps.grids[self.last])
         return torch.sigmoid(self.options.hardness * (soft - 0.25))
 
     return surround

@@ -25,38 +25,35 @@ def blend(
 ) -> torch.Tensor:
     """Blend one attention's outputs across the streams of each sample.
 
-    a: (G, S, M, C), G samples; masks: of the same G, K, M; site: "attn1" or "attn2".
-    Returns a new (G, S, M, C) of a's dtype; mask maths in fp32. strength g: lerp(a, a', g), 0 returns `a` itself.
+    a: (G, S, M, C), G groups of rows; masks: of N samples, G a multiple of N, in a's type; site: "attn1" or "attn2".
+    Returns a new (G, S, M, C) of a's dtype. strength g: lerp(a, a', g), 0 returns `a` itself.
     """
     if strength == 0.0:
         return a
-    soft, hard, grown = (mask.unsqueeze(-1) for mask in masks)  # (G, K, M, 1) twice, (G, M, 1)
-    streams = list(a.float().unbind(1))
-    foregrounds, bl, bg = streams[: layout.foregrounds], layout.blended, layout.background
+    soft, hard = masks.soft.unsqueeze(-1).unbind(1), masks.hard.unsqueeze(-1).unbind(1)  # K of (N, M, 1)
+    keep, scene = masks.keep.unsqueeze(-1), masks.scene.unsqueeze(-1)  # (N, M, 1)
+    out = torch.empty_like(a)
+    *foregrounds, a_bl, a_bg = a.unflatten(0, (-1, keep.shape[0])).unbind(2)  # S of (G / N, N, M, C)
+    *new_fg, new_bl, new_bg = out.unflatten(0, (-1, keep.shape[0])).unbind(2)
 
-    a_bl = streams[bl]
-    keep = torch.ones_like(soft[:, 0])  # (G, M, 1): what no foreground covers
+    # One kernel an update, written where it belongs: on a GPU a run is as slow as its kernels are many.
     for k, a_fg in enumerate(foregrounds):
-        a_bl = torch.lerp(a_bl, a_fg, soft[:, k])  # a'_BL = a_FG soft + a_BL (1 - soft)
-        keep = keep * (1.0 - soft[:, k])
-    new = [
-        torch.lerp(a_fg, a_bl, hard[:, k]) for k, a_fg in enumerate(foregrounds)
-    ]  # a'_FG = a'_BL hard + a_FG (1 - hard)
+        a_bl = torch.lerp(a_bl, a_fg, soft[k], out=new_bl)  # a'_BL = a_FG soft + a_BL (1 - soft)
+    for k, a_fg in enumerate(foregrounds):
+        torch.lerp(a_fg, a_bl, hard[k], out=new_fg[k])  # a'_FG = a'_BL hard + a_FG (1 - hard)
 
-    a_bg = streams[bg]
     if background == BackgroundMode.ADAPT or (background == BackgroundMode.ADAPT_SELF and site == "attn1"):
-        new += [a_bl, torch.lerp(a_bg, a_bl, keep)]  # a'_BG = a'_BL (1 - soft) + a_BG soft
+        torch.lerp(a_bg, a_bl, keep, out=new_bg)  # a'_BG = a'_BL (1 - soft) + a_BG soft
     elif background == BackgroundMode.LITERAL:
-        new += [a_bl, torch.lerp(a_bl, a_bg, keep)]  # a'_BG = a'_BL soft + a_BG (1 - soft), as printed
-    elif background == BackgroundMode.FROM_BACKGROUND:
-        new += [torch.lerp(a_bl, a_bg, keep), a_bg]  # a''_BL = a'_BL soft + a_BG (1 - soft)
+        torch.lerp(a_bl, a_bg, keep, out=new_bg)  # a'_BG = a'_BL soft + a_BG (1 - soft), as printed
     elif background in (BackgroundMode.SHARE, BackgroundMode.ONE_SCENE):
-        scene = (a_bl + a_bg) / 2
-        new += [torch.lerp(scene, a_bl, grown), torch.lerp(scene, a_bg, grown)]  # a'_X = a_X grown + scene (1 - grown)
+        torch.lerp(a_bg, a_bl, scene, out=new_bg)  # a'_X = a_X grown + (a_BL + a_BG) / 2 (1 - grown)
+        torch.lerp(a_bl, a_bg, scene, out=new_bl)
     else:
-        new += [a_bl, a_bg]
-
-    return torch.stack([torch.lerp(old, now, strength) for old, now in zip(streams, new)], dim=1).to(a.dtype)
+        new_bg.copy_(a_bg)
+        if background == BackgroundMode.FROM_BACKGROUND:
+            torch.lerp(a_bl, a_bg, keep, out=new_bl)  # a''_BL = a'_BL soft + a_BG (1 - soft)
+    return out if strength == 1.0 else torch.lerp(a, out, strength)
 
 
 def blend_predictions(

@@ -9,18 +9,27 @@ import torch.nn.functional as F
 
 
 class Masks(NamedTuple):
-    """The masks of one transformer block for G samples of K foregrounds, fp32 in [0, 1].
+    """The masks of one transformer block for N samples of K foregrounds, each in [0, 1].
 
-    soft, hard: (G, K, M); grown: (G, M), see `grow`.
+    soft, hard: (N, K, M); grown: (N, M), see `grow`; keep: (N, M), what no foreground covers, prod_k (1 - soft_k);
+    scene: (N, M), the share of each other's that blended and background take where they show one scene, (1 - grown) / 2.
+    All may have a leading dimension of blocks on one token grid.
     """
 
     soft: torch.Tensor
     hard: torch.Tensor
     grown: torch.Tensor
+    keep: torch.Tensor
+    scene: torch.Tensor
 
-    def repeat(self, count: int, device: torch.device) -> Masks:
-        """The same masks for `count` chunks of G samples, on `device`."""
-        return Masks(*(mask.to(device).repeat(count, *[1] * (mask.ndim - 1)) for mask in self))
+    def to(self, like: torch.Tensor) -> Masks:
+        """The masks on the device and in the type of `like`."""
+        return Masks(*(mask.to(like) for mask in self))
+
+
+def masks_of(soft: torch.Tensor, hard: torch.Tensor, grown: torch.Tensor) -> Masks:
+    """`Masks` of soft and hard (..., K, M) and grown (..., M)."""
+    return Masks(soft, hard, grown, (1.0 - soft).prod(dim=-2), (1.0 - grown) / 2)
 
 
 def norm(x: torch.Tensor) -> torch.Tensor:
@@ -68,9 +77,10 @@ def hard_mask(soft: torch.Tensor, hardness: float) -> torch.Tensor:
 
 
 def grow(masks: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """The union of K masks (G, K, M), grown by one token of `grid` (h, w) to every side: (G, M)."""
-    union = masks.amax(dim=1)
-    return F.max_pool2d(union.unflatten(-1, grid).unsqueeze(1), kernel_size=3, stride=1, padding=1).flatten(1)
+    """The union of K masks (..., K, M), grown by one token of `grid` (h, w) to every side: (..., M)."""
+    union = masks.amax(dim=-2)
+    pictures = union.reshape(-1, 1, *grid)
+    return F.max_pool2d(pictures, kernel_size=3, stride=1, padding=1).reshape(union.shape)
 
 
 def surround_mask(content: torch.Tensor, grid: tuple[int, int], hardness: float) -> torch.Tensor:

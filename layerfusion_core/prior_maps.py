@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .masks import Masks, grow, hard_mask, resize_map, soft_mask, structure_prior
+from .masks import Masks, grow, hard_mask, masks_of, resize_map, soft_mask, structure_prior
 
 Block = tuple[str, int, int]  # ("input" | "middle" | "output", block number, transformer index), as the host names them
 Grid = tuple[int, int]  # token rows, token columns
@@ -24,17 +24,17 @@ class PriorMaps:
     content: dict[Block, torch.Tensor]
     grids: dict[Block, Grid]
 
-    def soft(self, block: Block) -> torch.Tensor:
-        """mask_soft of a block, (R, M_l) fp32."""
-        grid = self.grids[block]
-        structure = resize_map(self.structure.float(), self.structure_grid, grid)
-        return soft_mask(structure, self.content[block].float())
+    def soft(self, *blocks: Block) -> torch.Tensor:
+        """mask_soft of blocks on one grid, (blocks, R, M_l) fp32."""
+        structure = resize_map(self.structure.float(), self.structure_grid, self.grids[blocks[0]])
+        return soft_mask(structure, torch.stack([self.content[block] for block in blocks]).float())
 
-    def masks(self, block: Block, hardness: float, foregrounds: int) -> Masks:
-        """The masks of a block for samples of `foregrounds` rows each."""
-        soft = self.soft(block).unflatten(0, (-1, foregrounds))
+    def masks(self, grid: Grid, hardness: float, foregrounds: int) -> tuple[list[Block], Masks]:
+        """The blocks on a grid, and their masks (blocks, N, ...) for samples of `foregrounds` rows each."""
+        blocks = [block for block, own in self.grids.items() if own == grid]
+        soft = self.soft(*blocks).unflatten(1, (-1, foregrounds))
         hard = hard_mask(soft, hardness)
-        return Masks(soft, hard, grow(hard, self.grids[block]))
+        return blocks, masks_of(soft, hard, grow(hard, grid))
 
     def stored(self) -> PriorMaps:
         """A half-precision copy in main memory, for the record."""
@@ -118,7 +118,7 @@ class PriorRecord:
         if block not in maps.content:
             known = ", ".join("{}.{}.{}".format(*b) for b in maps.content)
             raise ValueError(f"block {'{}.{}.{}'.format(*block)} does not exist; this model has: {known}")
-        grid, soft = maps.grids[block], maps.soft(block)
+        grid, soft = maps.grids[block], maps.soft(block)[0]
         content = maps.content[block].float()
         low, high = content.amin(-1, keepdim=True), content.amax(-1, keepdim=True)
         found = {

@@ -202,8 +202,7 @@ def _blend_patch(site: str):
         run, block = forward.run, _block(extra_options)
 
         def blended(a: torch.Tensor) -> torch.Tensor:
-            masks = run.masks(block).repeat(forward.chunks, a.device)
-            return blend(a, masks, run.layout, run.options.background_mode, site, run.options.strength)
+            return blend(a, run.masks(block, a), run.layout, run.options.background_mode, site, run.options.strength)
 
         if forward.part is not None:
             return forward.part.meet((block, site), n, blended)

@@ -39,7 +39,7 @@ class BlendRun:
     maps: PriorMaps | None = None
     record: PriorRecord | None = None
     active: bool = False
-    _masks: dict[Block, Masks] = field(default_factory=dict)
+    _masks: dict[tuple, Masks] = field(default_factory=dict)  # by block, device and type
     _patches: dict = field(default_factory=dict)
     _collector: PriorCollector | None = None
     _collected: set[object] = field(default_factory=set)
@@ -109,11 +109,17 @@ class BlendRun:
     def _use(self, maps: PriorMaps | None) -> None:
         self.maps, self._masks = maps, {}
 
-    def masks(self, block: Block) -> Masks:
-        """The masks of a block for N samples, made once per evaluation."""
-        if block not in self._masks:
-            self._masks[block] = self.maps.masks(block, self.options.hardness, self.layout.foregrounds)
-        return self._masks[block]
+    def masks(self, block: Block, like: torch.Tensor) -> Masks:
+        """The masks of a block for N samples, on the device and in the type of `like`; made once per evaluation.
+
+        Those of all blocks on one token grid are made together.
+        """
+        key = (block, like.device, like.dtype)
+        if key not in self._masks:
+            blocks, masks = self.maps.masks(self.maps.grids[block], self.options.hardness, self.layout.foregrounds)
+            each = zip(*(mask.unbind(0) for mask in masks.to(like)))
+            self._masks.update(((name, *key[1:]), Masks(*own)) for name, own in zip(blocks, each))
+        return self._masks[key]
 
     def collect_from(self, uuid: object) -> PriorCollector | None:
         """The collector, if the positive chunk `uuid` is to be collected; a chunk run again by other nodes is not."""

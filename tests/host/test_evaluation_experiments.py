@@ -9,7 +9,7 @@ from layerfusion_pack.evaluation import experiments, generate, methods, models, 
 from layerfusion_pack.layerfusion_core.blending import blend
 from layerfusion_pack.layerfusion_core.host import engine
 from layerfusion_pack.layerfusion_core.host.sampling import sample_layers
-from layerfusion_pack.layerfusion_core.masks import Masks, norm
+from layerfusion_pack.layerfusion_core.masks import Masks, masks_of, norm
 from layerfusion_pack.layerfusion_core.options import BackgroundMode, LayerFusionOptions
 from layerfusion_pack.layerfusion_core.streams import StreamLayout
 
@@ -89,7 +89,7 @@ def test_resolutions_that_blend(maker, name, tokens, monkeypatch):
 
 def masks(level: float) -> Masks:
     """Masks of one value."""
-    return Masks(*(torch.full(shape, level) for shape in [(2, 1, 16), (2, 1, 16), (2, 16)]))
+    return masks_of(*(torch.full(shape, level) for shape in [(2, 1, 16), (2, 1, 16), (2, 16)]))
 
 
 @pytest.mark.parametrize("name", experiments.UPDATES)

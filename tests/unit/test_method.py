@@ -10,10 +10,10 @@ from layerfusion_pack.layerfusion_core import priors
 from layerfusion_pack.layerfusion_core.blending import blend, blend_predictions
 from layerfusion_pack.layerfusion_core.given import keep_map
 from layerfusion_pack.layerfusion_core.masks import (
-    Masks,
     area_average,
     grow,
     hard_mask,
+    masks_of,
     norm,
     resize_map,
     soft_mask,
@@ -127,7 +127,7 @@ def test_growing_a_mask():
 
 LAYOUT = StreamLayout(1)
 A = random(2, 3, 6, 5)
-MASKS = Masks(*(random(*shape, seed=2 + i).sigmoid() for i, shape in enumerate([(2, 1, 6), (2, 1, 6), (2, 6)])))
+MASKS = masks_of(*(random(*shape, seed=2 + i).sigmoid() for i, shape in enumerate([(2, 1, 6), (2, 1, 6), (2, 6)])))
 
 
 def written_out(mode: BackgroundMode, site: str) -> list[torch.Tensor]:
@@ -165,12 +165,20 @@ def test_strength_interpolates_and_zero_is_the_input_itself():
 
 def test_blending_leaves_its_input_alone_and_keeps_its_type():
     half, before = A.half(), A.half().clone()
-    assert blend(half, MASKS, LAYOUT, BackgroundMode.ADAPT, "attn1").dtype == torch.float16
+    assert blend(half, MASKS.to(half), LAYOUT, BackgroundMode.ADAPT, "attn1").dtype == torch.float16
     assert torch.equal(half, before)
 
 
+def test_groups_beyond_the_samples_take_the_samples_masks_again():
+    """Positive and negative rows: the masks of N samples serve every chunk of N groups."""
+    a = random(4, 3, 6, 5, seed=6)
+    both = blend(a, MASKS, LAYOUT, BackgroundMode.SHARE, "attn1")
+    each = [blend(half, MASKS, LAYOUT, BackgroundMode.SHARE, "attn1") for half in a.split(2)]
+    assert torch.equal(both, torch.cat(each))
+
+
 def test_zero_and_one_masks():
-    zeros, ones = (Masks(*(full(shape) for shape in [(2, 1, 6)] * 2 + [(2, 6)])) for full in (torch.zeros, torch.ones))
+    zeros, ones = (masks_of(*(full(shape) for shape in [(2, 1, 6)] * 2 + [(2, 6)])) for full in (torch.zeros, torch.ones))
     fg, bl, bg = A.unbind(1)
     nothing = blend(A, zeros, LAYOUT, BackgroundMode.LITERAL, "attn1").unbind(1)
     assert all(torch.equal(a, b) for a, b in zip(nothing, (fg, bl, bg)))
@@ -182,7 +190,7 @@ def test_two_foregrounds_are_composited_in_order():
     layout, a = StreamLayout(2), random(1, 4, 6, 5, seed=4)
     soft = torch.zeros(1, 2, 6)
     soft[0, 0, :4], soft[0, 1, 2:] = 1.0, 1.0  # the second lies over the first where both are
-    found = blend(a, Masks(soft, torch.zeros(1, 2, 6), torch.zeros(1, 6)), layout, BackgroundMode.ADAPT, "attn1")[0]
+    found = blend(a, masks_of(soft, torch.zeros(1, 2, 6), torch.zeros(1, 6)), layout, BackgroundMode.ADAPT, "attn1")[0]
     first, second, _, background = a[0]
     assert torch.allclose(found[layout.blended], torch.cat([first[:2], second[2:]]))
     assert torch.equal(found[layout.background], background), "covered everywhere: the background keeps its own"
