@@ -28,9 +28,11 @@ def place(rgb: Tensor, alpha: Tensor, size: tuple[int, int], x: int, y: int, sca
             round((canvas - side) / 2 + at * (1.0 - scale)) + move
             for canvas, side, at, move in zip(size, alpha.shape[1:], centre, (y, x))
         ]
-        one = one if scale == 1.0 else _resized(one, scale)
-        target, source = zip(*(_overlap(*sides) for sides in zip(corners, one.shape[:2], size)))
-        color[i][target], cover[i][target] = one[source][..., :3], one[source][..., 3]
+        full = [max(1, round(side * scale)) for side in one.shape[:2]]
+        target, seen = zip(*(_overlap(*sides) for sides in zip(corners, full, size)))
+        if cover[i][target].numel():
+            one = one[seen] if scale == 1.0 else _resized(one, full, seen)
+            color[i][target], cover[i][target] = one[..., :3], one[..., 3]
     return color, cover
 
 
@@ -43,13 +45,32 @@ def _centre(alpha: Tensor) -> tuple[float, float]:
     return middle[0], middle[1]
 
 
-def _resized(rgba: Tensor, scale: float) -> Tensor:
-    """(H, W, 4) straight alpha at `scale`, averaged premultiplied, so that hidden colour does not bleed into edges."""
-    size = [max(1, round(side * scale)) for side in rgba.shape[:2]]
-    weighted = torch.cat([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], dim=-1).movedim(-1, 0)[None]
-    small = F.interpolate(weighted.float(), size=size, mode="bilinear", antialias=True)[0].movedim(0, -1)
-    color = small[..., :3] / small[..., 3:].clamp_min(1e-6)
-    return torch.cat([color, small[..., 3:]], dim=-1).clamp(0.0, 1.0).to(rgba)
+def _resized(rgba: Tensor, size: list[int], seen: tuple[slice, ...]) -> Tensor:
+    """The part `seen` of (H, W, 4) straight alpha at `size`; an enlargement is made of that part only.
+
+    Averaged premultiplied, so that hidden colour does not bleed into edges.
+    """
+    x = torch.cat([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], dim=-1).float()
+    for axis, (side, part) in enumerate(zip(size, seen)):
+        if side > x.shape[axis]:
+            x = _enlarged(x, axis, side, part)
+        else:
+            sides = [side if axis == other else x.shape[other] for other in (0, 1)]
+            x = F.interpolate(x.movedim(-1, 0)[None], size=sides, mode="bilinear", antialias=True)[0].movedim(0, -1)
+            x = x.narrow(axis, part.start, part.stop - part.start)
+    color = x[..., :3] / x[..., 3:].clamp_min(1e-6)
+    return torch.cat([color, x[..., 3:]], dim=-1).clamp(0.0, 1.0).to(rgba)
+
+
+def _enlarged(x: Tensor, axis: int, size: int, seen: slice) -> Tensor:
+    """The part `seen` of one axis brought to `size` by linear interpolation between pixel centres."""
+    side = x.shape[axis]
+    at = (torch.arange(seen.start, seen.stop, device=x.device, dtype=torch.float64) + 0.5) * (side / size) - 0.5
+    at = at.clamp(0.0, side - 1.0)
+    first = at.long()
+    weight = (at - first).to(x).reshape([-1 if axis == other else 1 for other in range(x.ndim)])
+    second = (first + 1).clamp_max(side - 1)
+    return torch.lerp(x.index_select(axis, first), x.index_select(axis, second), weight)
 
 
 def _overlap(corner: int, side: int, canvas: int) -> tuple[slice, slice]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from layerfusion_pack.layerfusion_core.placing import place
 
@@ -59,6 +61,44 @@ def test_hidden_colour_does_not_bleed_into_edges():
     color, cover = place(rgb, alpha, (32, 32), 0, 0, 0.7)
     assert (color[cover > 0.05] - torch.tensor([1.0, 0.0, 0.0])).abs().max() < 1e-3
     assert 0.0 < cover.max() <= 1.0 and abs(float(cover.sum()) - 256 * 0.7**2) < 6
+
+
+@pytest.mark.parametrize("scale", [1.01, 1.5, 3.7])
+def test_an_enlargement_is_part_of_the_whole_one(scale):
+    rgb, alpha = cutout()
+    alpha[:] = 0.3 + 0.7 * torch.rand(2, 32, 32)  # the centre of what is visible: the picture's
+    color, cover = place(rgb, alpha, (20, 44), 3, -2, scale)
+    side = round(32 * scale)
+    weighted = torch.cat([rgb * alpha[..., None], alpha[..., None]], dim=-1).movedim(-1, 1)
+    whole = F.interpolate(weighted, size=(side, side), mode="bilinear", antialias=True).movedim(1, -1)
+    got = torch.zeros(2, 20, 44, 4)
+    top, left = round((20 - 32) / 2 + 16 * (1 - scale)) - 2, round((44 - 32) / 2 + 16 * (1 - scale)) + 3
+    for y in range(20):
+        for x in range(44):
+            if 0 <= y - top < side and 0 <= x - left < side:
+                got[:, y, x] = whole[:, y - top, x - left]
+    torch.testing.assert_close(cover, got[..., 3], atol=1e-5, rtol=0)
+    torch.testing.assert_close(color * cover[..., None], got[..., :3], atol=1e-5, rtol=0)
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for made in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(made, torch.Tensor):
+                self.elements = max(self.elements, made.numel())
+        return result
+
+
+def test_only_what_is_seen_is_enlarged():
+    rgb, alpha = cutout(64, 64)
+    with Largest() as largest:
+        _, cover = place(rgb, alpha, (64, 64), 0, 0, 16.0)
+    assert cover[0].all() and largest.elements <= 2 * 64 * 64 * 4  # of the canvas; enlarged in full it is 128 times that
 
 
 def test_bad_values_are_named():
