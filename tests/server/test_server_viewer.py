@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import numpy
 import pytest
@@ -139,6 +140,27 @@ def ran(page):
 def test_before_the_run_the_viewer_says_what_to_do(page):
     assert page.run(f"{VIEWER}.querySelector('.note').textContent") == "Run the workflow to see the layers here."
     assert page.run(f"[...{VIEWER}.querySelectorAll('.segments button')].map((x) => x.ariaDisabled)") == ["true"] * 5
+
+
+def test_tokens_in_the_file_name_become_what_they_become_in_save_image(page):
+    prefix = "%date:yyyy-MM-dd%/%LayerFusion KSampler.seed%_%EmptyLatentImage.width%_%year%_%nothing%"
+    found = page.run(f"""(async () => {{
+        const node = LiteGraph.createNode("SaveImage"), kinds = ["SaveImage", "LayerFusionSaveLayers"];
+        app.graph.add(node);
+        app.graph.nodes.find(({{ type }}) => type === "LayerFusionDecode").connect(0, node, 0);
+        const widgets = kinds.map((kind) => app.graph.nodes.find(({{ type }}) => type === kind)
+            .widgets.find(({{ name }}) => name === "filename_prefix"));
+        const before = widgets[1].value;
+        for (const widget of widgets) widget.value = {json.dumps(prefix)};
+        const {{ output, workflow }} = await app.graphToPrompt();
+        widgets[1].value = before;
+        app.graph.remove(node);
+        const queued = (kind) => Object.values(output).find(({{ class_type }}) => class_type === kind).inputs.filename_prefix;
+        return [...kinds.map(queued), workflow.nodes.find(({{ type }}) => type === kinds[1]).widgets_values[0]];
+    }})()""")
+    theirs, ours, saved = found
+    assert ours == theirs and re.fullmatch(r"\d{4}-\d\d-\d\d/\d+_128_%year%_%nothing%", ours)
+    assert saved == prefix  # the graph keeps the tokens
 
 
 def test_the_run_shows_the_blended_picture(ran):
