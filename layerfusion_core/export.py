@@ -1,6 +1,6 @@
 """Writing layers to disk: pixels, metadata, and files that never overwrite and are never half written.
 
-numpy and Pillow, PyAV for 16 bit (all come with the host). A set is the three pictures of one sample; all files of a set
+numpy and Pillow, PyAV for 16 bit (all come with the host). A set is what is written of one sample; all files of a set
 share one number.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo, putchunk
+
+from .part_files import claim_name, part_name, remove_abandoned
 
 Writer = Callable[[BinaryIO], None]
 
@@ -104,44 +105,85 @@ def png_set(layers: LayerSet, texts: Mapping[str, str], depth: int = 8) -> dict[
     }
 
 
+class PartlySaved(ValueError):
+    """Some formats of a set could not be written; the others are saved.
+
+    number and names: what `save_set` returns otherwise; failed: the error by extension (".psd").
+    """
+
+    def __init__(self, number: int, names: dict[str, str], failed: dict[str, Exception]) -> None:
+        super().__init__("; ".join(f"{kind[1:].upper()}: {error}" for kind, error in failed.items()))
+        self.number, self.names, self.failed = number, names, failed
+
+
 def save_set(folder: str, stem: str, number: int, writers: Mapping[str, Writer]) -> tuple[int, dict[str, str]]:
     """Writes files `stem_00001_ending` that share the first free number >= `number`; returns it and {ending: name}.
 
     Everything is written to temporary names in the same folder and renamed at the end, so that an interrupted or
     failed save leaves nothing behind, and a file that exists is never replaced, also when another process saves at
-    the same time. OSError when the disk refuses.
+    the same time. What a killed process left is removed. A format (all files of one extension) that cannot be written
+    leaves none of its files: PartlySaved after the others are saved; when there are no others, the error itself.
     """
-    temporary = {ending: os.path.join(folder, f".{uuid.uuid4().hex}.part") for ending in writers}
+    remove_abandoned(folder)
+    parts: dict[str, str] = {}
+    failed: dict[str, Exception] = {}
     try:
         for ending, write in writers.items():
-            with open(temporary[ending], "xb") as file:
-                write(file)
+            kind = os.path.splitext(ending)[1]
+            if kind in failed:
+                continue
+            parts[ending] = os.path.join(folder, part_name())
+            try:
+                with open(parts[ending], "xb") as file:
+                    write(file)
+            except Exception as error:
+                failed[kind] = error
+                for other in [name for name in parts if name.endswith(kind)]:
+                    _remove(parts.pop(other))  # at once: the disk may be full
+        if failed and not parts:
+            raise next(iter(failed.values()))
         while True:
-            names = {ending: f"{stem}_{number:05}_{ending}" for ending in writers}
-            if _publish({temporary[ending]: os.path.join(folder, name) for ending, name in names.items()}):
-                return number, names
+            names = {ending: f"{stem}_{number:05}_{ending}" for ending in parts}
+            moves = {path: os.path.join(folder, names[ending]) for ending, path in parts.items()}
+            if _publish(moves, os.path.join(folder, claim_name(stem, number))):
+                break
             number += 1
     finally:
-        for path in temporary.values():
-            if os.path.exists(path):
-                os.remove(path)
+        for path in parts.values():
+            _remove(path)
+    if failed:
+        raise PartlySaved(number, names, failed)
+    return number, names
 
 
-def _publish(moves: Mapping[str, str]) -> bool:
-    """Gives every temporary file its final name; False, with nothing changed, when one of the names is taken."""
-    if any(os.path.lexists(target) for target in moves.values()):
-        return False
-    done: list[str] = []
+def _publish(moves: Mapping[str, str], claim: str) -> bool:
+    """Gives every temporary file its final name; False, with nothing changed, when one of the names is taken.
+
+    claim: a file that exists meanwhile, so that of several processes only one takes a number. It matters where there are
+    no hard links, and looking for a name and taking it are two steps.
+    """
     try:
+        open(claim, "xb").close()
+    except FileExistsError:
+        return False
+    done: list[tuple[str, str]] = []
+    try:
+        if any(os.path.lexists(target) for target in moves.values()):
+            return False
         for source, target in moves.items():
             _link(source, target)
-            done.append(target)
+            done.append((source, target))
     except BaseException as error:
-        for target in done:
-            os.remove(target)
+        for source, target in done:
+            if os.path.exists(source):
+                os.remove(target)
+            else:
+                os.replace(target, source)
         if isinstance(error, FileExistsError):
             return False
         raise
+    finally:
+        _remove(claim)
     return True
 
 
@@ -152,10 +194,11 @@ def _link(source: str, target: str) -> None:
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links
-        with open(target, "xb"):
-            pass  # claims the name; replacing our own empty file is then safe
-        try:
-            os.replace(source, target)
-        except OSError:
-            os.remove(target)
-            raise
+        if os.path.lexists(target):
+            raise FileExistsError(target) from None
+        os.rename(source, target)  # one step too, so that nobody sees a file that is not complete
+
+
+def _remove(path: str) -> None:
+    if os.path.exists(path):
+        os.remove(path)

@@ -20,6 +20,12 @@ from .export import LayerSet, Writer, png_set, png_writer, quantised, srgb_profi
 
 XMP_METADATA, ICC_PROFILE = 1060, 1039
 EXIF_MAKE, EXIF_MODEL = 0x010F, 0x0110
+PSD_SIDE, WEBP_SIDE = 30000, 16383
+"""Pixels that a side of these formats has at most."""
+NO_PSD_TOOLS = (
+    "Saving PSD needs the package psd-tools 1.26 or later in ComfyUI's Python: pip install -U psd-tools. "
+    "PNG, OpenRaster and WebP work without it."
+)
 
 
 def merged(layers: LayerSet) -> np.ndarray:
@@ -38,22 +44,21 @@ def named_layers(layers: LayerSet) -> list[tuple[str, np.ndarray, bool]]:
 
 
 def psd_set(layers: LayerSet, texts: Mapping[str, str], depth: int = 8) -> dict[str, Writer]:
-    """The writer of one PSD file with `depth` bits per channel; ValueError when psd-tools is missing."""
-    try:
-        from psd_tools import PSDImage
-        from psd_tools.psd.image_resources import ImageResource
-
-        PSDImage.create_pixel_layer_from_array  # noqa: B018  (older releases turn alpha into a layer mask)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            "Saving PSD needs the package psd-tools 1.26 or later in ComfyUI's Python: pip install -U psd-tools. "
-            "PNG, OpenRaster and WebP work without it."
-        ) from error
+    """The writer of one PSD file with `depth` bits per channel; it raises ValueError when psd-tools is missing."""
 
     def write(file: BinaryIO) -> None:
+        if not has_psd_tools():
+            raise ValueError(NO_PSD_TOOLS)
+        from psd_tools import PSDImage
+        from psd_tools.constants import Compression
+        from psd_tools.psd.image_resources import ImageResource
+
+        _check_side("PSD", layers.size, PSD_SIDE)
         document = PSDImage.new("RGB", layers.size, depth=depth)
+        # RLE of 16-bit values is allowed, but Photoshop never writes it and libraries (ag-psd) read it wrongly.
+        packing = Compression.RLE if depth == 8 else Compression.ZIP_WITH_PREDICTION
         for name, picture, visible in named_layers(layers):
-            layer = document.create_pixel_layer_from_array(quantised(picture, depth), name=name)
+            layer = document.create_pixel_layer_from_array(quantised(picture, depth), name=name, compression=packing)
             layer.visible = visible
         resources = document.image_resources
         resources[ICC_PROFILE] = ImageResource(key=ICC_PROFILE, data=srgb_profile())
@@ -62,6 +67,15 @@ def psd_set(layers: LayerSet, texts: Mapping[str, str], depth: int = 8) -> dict[
         document.save(file)
 
     return {"layers.psd": write}
+
+
+def has_psd_tools() -> bool:
+    """Whether psd-tools is there, in a release that writes alpha as alpha (older ones made a layer mask of it)."""
+    try:
+        from psd_tools import PSDImage
+    except ImportError:
+        return False
+    return hasattr(PSDImage, "create_pixel_layer_from_array")
 
 
 def ora_set(layers: LayerSet, texts: Mapping[str, str]) -> dict[str, Writer]:
@@ -99,6 +113,7 @@ def webp_set(layers: LayerSet, texts: Mapping[str, str]) -> dict[str, Writer]:
 
     def writer(picture: np.ndarray) -> Writer:
         def write(file: BinaryIO) -> None:
+            _check_side("WebP", layers.size, WEBP_SIDE)
             image = Image.fromarray(quantised(picture))
             exif = image.getexif()
             tag = EXIF_MAKE
@@ -131,8 +146,26 @@ FORMATS: dict[str, tuple[Callable[..., dict[str, Writer]], ...]] = {
 def writers(layers: LayerSet, texts: Mapping[str, str], formats: str) -> dict[str, Writer]:
     """All files of one sample in one of `FORMATS`; ValueError for another name."""
     if formats not in FORMATS:
-        raise ValueError(f"Unknown formats '{formats}'; choose one of: {', '.join(FORMATS)}.")
+        raise ValueError(_unknown(formats))
     return {ending: write for make in FORMATS[formats] for ending, write in make(layers, texts).items()}
+
+
+def format_problem(formats: str) -> str | None:
+    """Why this machine cannot write one of `FORMATS`, whatever the pictures are; None when it can."""
+    if formats not in FORMATS:
+        return _unknown(formats)
+    if ("psd" in formats or formats == "all") and not has_psd_tools():
+        return NO_PSD_TOOLS
+    return None
+
+
+def _unknown(formats: str) -> str:
+    return f"Unknown formats '{formats}'; choose one of: {', '.join(FORMATS)}."
+
+
+def _check_side(name: str, size: tuple[int, int], most: int) -> None:
+    if max(size) > most:
+        raise ValueError(f"{name} holds at most {most} x {most} pixels, these pictures have {size[0]} x {size[1]}")
 
 
 def _bytes(write: Writer) -> bytes:

@@ -9,8 +9,9 @@ from comfy.cli_args import args
 from comfy_api.latest import io
 
 from ..layerfusion_core.compositing import alpha_over, difference_map
-from ..layerfusion_core.export import LayerSet, metadata_texts, save_set
-from ..layerfusion_core.export_formats import FORMATS, writers
+from ..layerfusion_core.export import LayerSet, PartlySaved, metadata_texts, save_set
+from ..layerfusion_core.export_formats import FORMATS, format_problem, writers
+from ..layerfusion_core.host.output import prefix_problem
 from ..layerfusion_core.host.viewer import mask_files
 from ..layerfusion_core.prior_maps import PriorRecord
 from .floats import finite, float_input
@@ -43,8 +44,8 @@ class LayerFusionSaveLayers(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="LayerFusion",
-                    tooltip="How the file names begin. Subfolders (a/b) and tokens such as %date:yyyy-MM-dd%, %year%, "
-                    "%width% work as in Save Image.",
+                    tooltip="How the file names begin. Subfolders (a/b) and tokens such as %date:yyyy-MM-dd%, "
+                    "%Node name.seed%, %width% work as in Save Image.",
                 ),
                 io.Combo.Input(
                     "formats",
@@ -74,6 +75,12 @@ class LayerFusionSaveLayers(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None, formats: str | None = "png") -> bool | str:
+        """Says before the run what would keep its pictures from being saved. None: the value comes from another node."""
+        problem = None if filename_prefix is None else prefix_problem(filename_prefix)
+        return problem or (None if formats is None else format_problem(formats)) or True
+
+    @classmethod
     def execute(
         cls,
         foreground: torch.Tensor,
@@ -84,6 +91,8 @@ class LayerFusionSaveLayers(io.ComfyNode):
         priors: PriorRecord | None = None,
     ) -> io.NodeOutput:
         foreground, background, blended = check_pictures(foreground, background, blended)
+        if problem := prefix_problem(filename_prefix):  # one that came from another node
+            raise ValueError(problem)
         masks = [{}] * len(blended) if priors is None else mask_files(priors, len(blended))
         height, width = blended.shape[1:3]
         folder, stem, number, subfolder, _ = folder_paths.get_save_image_path(
@@ -91,18 +100,24 @@ class LayerFusionSaveLayers(io.ComfyNode):
         )
         texts = {} if args.disable_metadata else metadata_texts(cls.hidden.prompt, cls.hidden.extra_pnginfo)
 
-        images, sets = [], []
+        images, sets, problems = [], [], []
         for row in range(len(blended)):
             layers = LayerSet(*(x[row].float().cpu().numpy() for x in (foreground, background, blended)))
             name = stem.replace("%batch_num%", str(row))
-            number, files = save_set(folder, name, number, writers(layers, texts, formats))
-            saved = {
-                ending: {"filename": files[f"{ending}.png"], "subfolder": subfolder, "type": "output"}
-                for ending in ENDINGS
-            }
-            images += [saved[ending] for ending in SHOWN]
-            sets.append(saved | masks[row])
+            try:
+                number, files = save_set(folder, name, number, writers(layers, texts, formats))
+                saved = {
+                    ending: {"filename": files[f"{ending}.png"], "subfolder": subfolder, "type": "output"}
+                    for ending in ENDINGS
+                }
+                images += [saved[ending] for ending in SHOWN]
+                sets.append(saved | masks[row])
+            except PartlySaved as partly:
+                number = partly.number
+                problems.append(f"{name}_{number:05} as {partly}")
             number += 1
+        if problems:  # at the end, so that as much as possible is saved
+            raise ValueError(f"Could not save {'; '.join(problems)}. All other files are complete in {folder}.")
         document = layer_document(foreground, background, blended)
         return io.NodeOutput(document, ui={"images": images, "layerfusion_layers": sets})
 

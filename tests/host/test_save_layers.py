@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 from types import SimpleNamespace
 
 import folder_paths
@@ -73,10 +75,59 @@ def test_metadata_can_be_switched_off(output, save, monkeypatch):
         assert picture.text == {}
 
 
-def test_no_way_out_of_the_output_folder(output, save):
-    with pytest.raises(Exception, match="outside the output folder"):
-        save(*pictures(), prefix="../escaped")
-    assert os.listdir(output.parent) == ["output"]
+def validate(**values):
+    from layerfusion_pack.nodes.save import LayerFusionSaveLayers as Node
+
+    return Node.validate_inputs(**values)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        ("../escaped", "leads outside the output folder"),
+        ("sub/../../escaped/x", "leads outside the output folder"),
+        ("/escaped/x", "leads outside the output folder"),
+        ("x" * 240, r"of 262 characters or bytes, with what Save Layers adds; the file system takes 255. Shorten it by 7"),
+        ("\u00e4" * 120, "Shorten it by 7"),
+        ("y" * 300 + "/x", "Shorten it by 45"),
+        ("taken.png/x", "needs a folder where there is a file, .*taken.png"),
+        ("a\0b", "no file name may hold"),
+    ],
+)
+def test_a_prefix_that_cannot_be_saved_is_refused_before_the_run(output, save, prefix, message):
+    (output / "taken.png").touch()
+    found = validate(filename_prefix=prefix)
+    assert isinstance(found, str) and found.startswith("filename_prefix: ") and re.search(message, found)
+    with pytest.raises(ValueError, match=message):  # where another node gives it
+        save(*pictures(), prefix=prefix)
+    assert os.listdir(output.parent) == ["output"] and os.listdir(output) == ["taken.png"]
+
+
+def test_what_can_be_saved_is_not_refused(output, save):
+    for prefix in ("cats/red", "a/b/c", "x" * 233, "%year%%month%%day%%hour%%minute%%second%" * 14, "..x", "a b", "\u00e4"):
+        assert validate(filename_prefix=prefix, formats="png") is True, prefix
+        assert not any(output.iterdir())
+    save(*pictures(), prefix="x" * 233)
+    assert len(os.listdir(output)) == 3
+    assert validate() is validate(filename_prefix=None, formats=None) is True  # connected: not known yet
+
+
+def test_formats_that_this_machine_cannot_write_are_refused_before_the_run(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psd_tools", None)
+    assert "pip install -U psd-tools" in validate(filename_prefix="a", formats="png + psd")
+    assert "choose one of: png, " in validate(filename_prefix="a", formats="gif")
+    assert validate(filename_prefix="a", formats="png + webp") is True
+
+
+def test_a_format_that_fails_keeps_the_others_of_every_picture(output, save, monkeypatch):
+    from layerfusion_pack.layerfusion_core import export_formats
+
+    monkeypatch.setattr(export_formats, "WEBP_SIDE", 20)
+    with pytest.raises(ValueError, match="LayerFusion_00001 as WEBP: .* at most 20 x 20 .*LayerFusion_00002 as WEBP: .*All other"):
+        save(*pictures(2), formats="png + webp")
+    assert sorted(os.listdir(output)) == [
+        f"LayerFusion_0000{n}_{layer}.png" for n in (1, 2) for layer in ("background", "blended", "foreground")
+    ]
 
 
 def test_pictures_that_do_not_fit(save):

@@ -1,4 +1,4 @@
-"""Save Layers' document in ComfyUI's own layer nodes, through the real server."""
+"""Save Layers through the real server: names refused before the run, and its document in ComfyUI's own layer nodes."""
 
 from __future__ import annotations
 
@@ -65,3 +65,21 @@ def test_core_gets_our_pixels(composed, client):
     _, output = composed(transparent=0.25)
     pictures = [numpy.asarray(Image.open(io.BytesIO(client.fetch(file)))) for file in output["compositor_layers"]]
     assert [tuple(picture[0, 0]) for picture in pictures[:3]] == [(0, 255, 0), (255, 0, 0, 191), (0, 0, 255)]
+
+
+def test_a_name_that_cannot_be_saved_is_refused_before_anything_runs(client):
+    bad = graph(0.25)
+    save = bad["save"]["inputs"]
+    for name in ("add", "stack", "grey"):
+        del bad[name]
+    save["filename_prefix"] = "../escaped"
+    with pytest.raises(Problem, match="filename_prefix: .* leads outside the output folder"):
+        client.queue(bad)
+    save["filename_prefix"], save["formats"] = "layers", "gif"
+    with pytest.raises(Problem, match="Unknown formats 'gif'; choose one of"):
+        client.queue(bad)
+    save["formats"] = "png"
+    bad["name"] = {"class_type": "PrimitiveString", "inputs": {"value": "../escaped"}}
+    save["filename_prefix"] = ["name", 0]  # known in the run only
+    found = client.follow(client.queue(bad))
+    assert found.status == "error" and "leads outside the output folder" in str(found.error)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layerfusion_pack.layerfusion_core.export import LayerSet, quantised, srgb_profile
-from layerfusion_pack.layerfusion_core.export_formats import FORMATS, merged, writers
+from layerfusion_pack.layerfusion_core.export import LayerSet, PartlySaved, quantised, save_set, srgb_profile
+from layerfusion_pack.layerfusion_core.export_formats import FORMATS, format_problem, merged, writers
 
 TEXTS = {"prompt": json.dumps({"1": {"text": "a < b & c"}}), "workflow": json.dumps({"nodes": ["\u00e4"]})}
 
@@ -52,10 +52,30 @@ def test_psd(layers, formats, depth):
     assert b"a &lt; b &amp; c" in (xmp if isinstance(xmp, bytes) else bytes(str(xmp), "utf8"))
 
 
-def test_psd_says_what_to_install(layers, monkeypatch):
+def test_psd_says_what_to_install(layers, monkeypatch, tmp_path):
+    assert format_problem("png + webp") is None
     monkeypatch.setitem(sys.modules, "psd_tools", None)
-    with pytest.raises(ValueError, match="pip install -U psd-tools"):
-        writers(layers, TEXTS, "all")
+    with pytest.raises(PartlySaved, match="pip install -U psd-tools"):
+        save_set(str(tmp_path), "a", 1, writers(layers, TEXTS, "all"))
+    assert len(list(tmp_path.iterdir())) == 7  # PNG, OpenRaster and WebP all the same
+    assert [formats for formats in FORMATS if "install -U psd-tools" in (format_problem(formats) or "")] == [
+        "png + psd", "png + psd 16 bit", "all",
+    ]  # fmt: skip
+    assert "choose one of: png, " in format_problem("gif")
+
+
+@pytest.mark.parametrize(("formats", "side"), [("png + webp", 16383), ("png + psd", 30000)])
+def test_pictures_that_are_too_large_for_a_format_say_so(tmp_path, formats, side):
+    if "psd" in formats:
+        pytest.importorskip("psd_tools", minversion="1.26", reason="PSD-TOOLS IS MISSING: PSD was NOT tested")
+    large = LayerSet(*(np.zeros((1, side + 1, channels), np.float32) for channels in (4, 3, 3)))
+    with pytest.raises(PartlySaved, match=f"at most {side} x {side} pixels, these pictures have {side + 1} x 1"):
+        save_set(str(tmp_path), "a", 1, writers(large, TEXTS, formats))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"a_00001_{name}.png" for name in ("background", "blended", "foreground")
+    ]
+    fits = LayerSet(*(picture[:, :side] for picture in (large.foreground, large.background, large.blended)))
+    assert len(save_set(str(tmp_path), "b", 1, writers(fits, TEXTS, formats))[1]) > 3
 
 
 def test_ora(layers):

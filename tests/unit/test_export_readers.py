@@ -1,10 +1,12 @@
-"""Other people's programs read our files: ImageMagick and GIMP, where they are installed."""
+"""Other people's programs read our files, where they are installed: ImageMagick, GIMP, Krita, ag-psd; and the PSD format itself."""
 
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,6 +18,7 @@ from PIL import Image
 from layerfusion_pack.layerfusion_core.export import LayerSet, quantised, save_set
 from layerfusion_pack.layerfusion_core.export_formats import merged, writers
 
+FOLDER = Path(__file__).parent
 NAMES = ("Background", "Foreground", "Blended")
 GIMP_SCRIPT = """
 (let* ((image (car (gimp-file-load RUN-NONINTERACTIVE "{source}" "{source}"))) (layers (gimp-image-get-layers image)))
@@ -33,7 +36,7 @@ GIMP_SCRIPT = """
 @pytest.fixture(scope="module")
 def layers() -> LayerSet:
     rng = np.random.default_rng(0)
-    foreground, background, blended = (rng.integers(0, 256, (24, 40, n)).astype(np.float32) / 255 for n in (4, 3, 3))
+    foreground, background, blended = (rng.random((24, 40, n), np.float32) for n in (4, 3, 3))
     foreground[:8, ..., 3] = 0.0  # with colour under it
     return LayerSet(foreground, background, blended)
 
@@ -78,6 +81,36 @@ def test_imagemagick_reads_psd(layers, saved, formats, depth):
     for index, want in enumerate((layers.background, layers.foreground, layers.blended), 1):
         got = samples(f"{path}[{index}]", "rgba"[: want.shape[-1]], depth)
         assert np.array_equal(got, quantised(want, depth)), NAMES[index - 1]
+
+
+def test_psd_of_16_bit_is_packed_as_photoshop_does(layers, saved):
+    pytest.importorskip("psd_tools", reason="PSD-TOOLS IS MISSING: PSD was NOT tested")
+    sys.path.append(str(FOLDER))
+    from psd_channels import ALPHA, deep_layers
+
+    found = list(deep_layers(saved("png + psd 16 bit", "layers.psd").read_bytes()))
+    assert tuple(name for name, _ in found) == NAMES
+    for (name, channels), want in zip(found, (layers.background, layers.foreground, layers.blended)):
+        alpha = channels.pop(ALPHA)[..., None]
+        got = np.concatenate([np.stack([channels[n] for n in range(3)], -1), alpha], axis=-1)
+        assert np.array_equal(got[..., : want.shape[-1]], quantised(want, 16)), name
+        assert want.shape[-1] == 4 or (alpha == 65535).all()
+
+
+@pytest.mark.parametrize(("formats", "depth"), [("png + psd", 8), ("png + psd 16 bit", 16)])
+def test_ag_psd_reads(layers, saved, formats, depth):
+    if shutil.which("node") is None or not (FOLDER.parent / "node_modules" / "ag-psd").is_dir():
+        pytest.skip("AG-PSD IS MISSING (npm install --prefix tests): reading PSD files with it was NOT tested")
+    pytest.importorskip("psd_tools", reason="PSD-TOOLS IS MISSING: PSD was NOT tested")
+    command = ["node", str(FOLDER / "read_psd.mjs"), str(saved(formats, "layers.psd"))]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+    assert (found["width"], found["height"], found["depth"]) == (40, 24, depth)
+    assert [(layer["name"], layer["hidden"]) for layer in found["layers"]] == list(zip(NAMES, (False, False, True)))
+    for layer, want in zip(found["layers"], (layers.background, layers.foreground, layers.blended)):
+        got = np.reshape(layer["pixels"], (24, 40, 4))
+        assert np.array_equal(got[..., : want.shape[-1]], quantised(want, depth)), layer["name"]
+    preview = np.reshape(found["preview"], (24, 40, 4))[..., :3]
+    assert np.abs(preview - quantised(merged(layers), depth).astype(int)).max() <= (2 if depth == 8 else 2**8)
 
 
 def test_imagemagick_reads_png_of_16_bit(layers, saved):
