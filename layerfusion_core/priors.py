@@ -48,13 +48,14 @@ def content_confidence(
     to another's length, which leaves the softmax over one copy unchanged). columns: (C,) long, the text columns whose
     mean probability is taken; one column, the <EOS>, is the paper's prior. Returns (B, M) fp32.
     """
-    queries, keys = _split_heads(q, heads), _split_heads(k[:, :tokens], heads).transpose(2, 3)
-    queries = queries * queries.shape[-1] ** -0.5
+    queries = _split_heads(q, heads)
+    keys = _split_heads(k[:, :tokens], heads).transpose(2, 3)
+    keys = keys * keys.shape[-2] ** -0.5  # 1 / sqrt d, on the smaller of the two
     confidence = queries.new_empty(q.shape[:2])
     step = _rows_per_chunk(heads, keys.shape[-1], q.device)
     for b in range(q.shape[0]):
         for start in range(0, q.shape[1], step):
             rows = slice(start, start + step)
             p = torch.softmax(queries[b, :, rows] @ keys[b], dim=-1)  # (heads, rows, L)
-            confidence[b, rows] = p.index_select(-1, columns).mean(dim=(0, 2))
+            torch.mean(p.index_select(-1, columns), dim=(0, 2), out=confidence[b, rows])
     return confidence

@@ -14,7 +14,7 @@ import torch
 
 def interleave(streams: list[torch.Tensor]) -> torch.Tensor:
     """n tensors (N, ...) into one (N * n, ...): row r is stream r % n of sample r // n."""
-    return torch.stack(streams, dim=1).flatten(0, 1)
+    return torch.stack(streams, dim=1).flatten(0, 1) if len(streams) > 1 else streams[0]
 
 
 @dataclass(frozen=True)

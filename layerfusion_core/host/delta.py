@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable, Iterable
 
 import comfy.model_management
 import comfy.model_patcher
@@ -16,8 +17,9 @@ import comfy.utils
 import torch
 
 from ..prior_maps import Block
+from .low_rank import LowRankTerms, grouped
 from .management import managed
-from .row_terms import make_term
+from .row_terms import add_terms, make_term
 
 log = logging.getLogger(__name__)
 
@@ -40,32 +42,56 @@ def attention_site(key: str) -> tuple[Block, str, str] | None:
 class ForegroundDelta(torch.nn.Module):
     """The terms that the foreground model adds to the base model's modules.
 
-    modules_at: terms by the module's name in the UNet, but for the attention projections, which `at` gives: theirs are
-    added by attention patches.
+    terms: by weight key. modules_at: those by the module's name in the UNet, but for the attention projections, which
+    `add_at` adds: they are called by attention patches. dtype: the one the UNet computes in.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, terms: Iterable[tuple[str, torch.nn.Module]], dtype: torch.dtype | None) -> None:
         super().__init__()
         self.terms = torch.nn.ModuleList()  # what the host moves and counts
         self.modules_at: dict[str, torch.nn.ModuleList] = {}
-        self._sites: dict[tuple[Block, str], dict[str, torch.nn.ModuleList]] = {}
+        self._low_rank: dict[tuple[Block, str], list[LowRankTerms]] = {}
+        self._others: dict[tuple[Block, str], dict[str, torch.nn.ModuleList]] = {}
 
-    def add(self, key: str, term: torch.nn.Module) -> None:
-        """Add a term to the module of a weight key."""
-        site = attention_site(key)
-        if site is None:
-            place, name = self.modules_at, key.removeprefix(UNET).rpartition(".")[0]
-        else:
-            block, attention, name = site
-            place = self._sites.setdefault((block, attention), {})
-        if name not in place:
-            place[name] = torch.nn.ModuleList()
-            self.terms.append(place[name])
-        place[name].append(term)
+        sites: dict[tuple[Block, str], dict[str, list[torch.nn.Module]]] = {}
+        modules: dict[str, list[torch.nn.Module]] = {}
+        for key, term in terms:
+            site = attention_site(key)
+            if site is None:
+                modules.setdefault(key.removeprefix(UNET).rpartition(".")[0], []).append(term)
+            else:
+                block, attention, name = site
+                sites.setdefault((block, attention), {}).setdefault(name, []).append(term)
+        for (block, attention), found in sites.items():
+            self._low_rank[block, attention] = grouped(found, attention, dtype)
+            self.terms.extend(self._low_rank[block, attention])
+            self._others[block, attention] = self._kept(found)
+        self.modules_at = self._kept(modules)
 
-    def at(self, block: Block, attention: str) -> dict[str, torch.nn.ModuleList]:
-        """Terms of one attention by projection name ("to_q", "to_k", "to_v", "to_out"); empty where nothing differs."""
-        return self._sites.get((block, attention), {})
+    def _kept(self, terms: dict[str, list[torch.nn.Module]]) -> dict[str, torch.nn.ModuleList]:
+        kept = {name: torch.nn.ModuleList(own) for name, own in terms.items() if own}
+        self.terms.extend(kept.values())
+        return kept
+
+    def add_at(
+        self,
+        block: Block,
+        attention: str,
+        outs: dict[str, torch.Tensor],
+        inputs: dict[str, torch.Tensor],
+        foreground: Callable[[torch.Tensor], torch.Tensor],
+    ) -> None:
+        """Add the terms of one attention's projections to what they gave out, for the foreground rows, in place.
+
+        outs, inputs: (rows, M, C) by projection name ("to_q", "to_k", "to_v" together, or "to_out"); foreground: the
+        view (G, K, ...) of the foreground rows of a tensor (rows, ...).
+        """
+        for group in self._low_rank.get((block, attention), ()):
+            if group.names[0] in outs:
+                group.add_to(outs, inputs, foreground)
+        for name, terms in self._others.get((block, attention), {}).items():
+            if name in outs:
+                add_terms(terms, foreground(outs[name]), foreground(inputs[name]))
 
     def patcher(self) -> comfy.model_patcher.ModelPatcher:
         """Wrap the difference so that the host loads, counts and offloads it like any model."""
@@ -92,6 +118,12 @@ def _differences(base: dict[str, list], foreground: dict[str, list]) -> list[tup
     return found
 
 
+def _compute_dtype(model: comfy.model_patcher.ModelPatcher) -> torch.dtype | None:
+    """The type that a model's UNet computes in, or None when it is not told by the model's attributes."""
+    dtype = getattr(model.model, "manual_cast_dtype", None) or model.model_dtype()
+    return dtype if dtype in (torch.float32, torch.float16, torch.bfloat16) else None
+
+
 def foreground_delta(base: comfy.model_patcher.ModelPatcher, foreground: comfy.model_patcher.ModelPatcher):
     """Return the host patcher of the `ForegroundDelta` that turns `base` into `foreground`.
 
@@ -116,10 +148,8 @@ def foreground_delta(base: comfy.model_patcher.ModelPatcher, foreground: comfy.m
     signature = (base.patches_uuid, foreground.patches_uuid)
     if kept is not None and kept[0] == signature:
         return kept[1]
-    delta = ForegroundDelta()
-    for key, entry, sign in differences:
-        module = comfy.utils.get_attr(base.model, key.rpartition(".")[0])
-        delta.add(key, make_term(module, key, entry, sign))
-    patcher = delta.patcher()
+    modules = {key: comfy.utils.get_attr(base.model, key.rpartition(".")[0]) for key, _, _ in differences}
+    terms = ((key, make_term(modules[key], key, entry, sign)) for key, entry, sign in differences)
+    patcher = ForegroundDelta(terms, _compute_dtype(base)).patcher()
     foreground.set_attachments("layerfusion_delta", (signature, patcher))
     return patcher

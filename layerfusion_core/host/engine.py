@@ -20,7 +20,7 @@ from ..prior_maps import Block, Grid
 from ..priors import content_confidence, structure_scores
 from ..streams import interleave
 from .compiled import uncompiled
-from .row_terms import add_terms, terms_on_modules
+from .row_terms import terms_on_modules
 from .run import BlendRun
 
 KEY = "layerfusion"  # of our entries in transformer_options and of our wrapper
@@ -113,17 +113,13 @@ def _require_all_tokens(forward: Forward, n: torch.Tensor, extra_options: dict) 
 
 
 def _input_patch():
-    """attn1_patch / attn2_patch: keep the foreground rows' inputs for the delta of q, k, v."""
+    """attn1_patch / attn2_patch: keep the inputs for the delta of q, k, v."""
 
     def patch(n, context, value, extra_options):
         forward: Forward = extra_options[KEY]
         _require_all_tokens(forward, n, extra_options)
         if forward.run.delta is not None:
-            forward.inputs = {
-                "to_q": forward.foreground(n),
-                "to_k": forward.foreground(context),
-                "to_v": forward.foreground(value),
-            }
+            forward.inputs = {"to_q": n, "to_k": context, "to_v": value}
         return n, context, value
 
     return patch
@@ -143,15 +139,12 @@ def _attention_patch(block: Block, site: str, foreign):
     def patch(q, k, v, extra_options):
         forward: Forward = extra_options[KEY]
         delta = forward.run.delta
-        if delta is not None:
-            terms = delta.at(block, site)
-            for name, projected in (("to_q", q), ("to_k", k), ("to_v", v)):
-                if name in terms:  # in place: the projections are fresh and ours alone
-                    add_terms(terms[name], forward.foreground(projected), forward.inputs[name])
+        if delta is not None:  # in place: the projections are fresh and ours alone
+            delta.add_at(block, site, {"to_q": q, "to_k": k, "to_v": v}, forward.inputs, forward.foreground)
         _collect(forward, block, site, q, k, extra_options)
         out = attention(q, k, v, extra_options)
         if delta is not None:
-            forward.inputs = {"to_out": forward.foreground(out)}
+            forward.inputs = {"to_out": out}
         return out
 
     return patch
@@ -182,10 +175,8 @@ def _delta_output_patch(site: str):
 
     def patch(n, extra_options):
         forward: Forward = extra_options[KEY]
-        if forward.run.delta is not None:
-            terms = forward.run.delta.at(_block(extra_options), site)
-            if "to_out" in terms:  # in place: nobody has seen the projection's output yet
-                add_terms(terms["to_out"], forward.foreground(n), forward.inputs["to_out"])
+        if forward.run.delta is not None:  # in place: nobody has seen the projection's output yet
+            forward.run.delta.add_at(_block(extra_options), site, {"to_out": n}, forward.inputs, forward.foreground)
             forward.inputs = {}
         return n
 

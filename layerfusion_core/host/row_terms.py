@@ -145,7 +145,7 @@ def _full(module: torch.nn.Module, key: str, weight: torch.Tensor) -> torch.nn.M
     """The module's operation with the difference as its weight, without a bias."""
     _require_shape(key, tuple(weight.shape), _weight_shape(module, key))
     if hasattr(module, "in_features"):
-        return _linear(weight)
+        return linear(weight)
     if isinstance(module, torch.nn.Conv2d):
         return _conv(weight, module)
     if isinstance(module, torch.nn.GroupNorm):
@@ -159,7 +159,7 @@ def _low_rank(module: torch.nn.Module, key: str, up, down, mid) -> list[torch.nn
     up, down = up.flatten(1), down.flatten(1)
     if len(shape) == 2 and mid is None:
         _require_shape(key, (up.shape[0], down.shape[1]), shape)
-        return [_linear(down), _linear(up)]
+        return [linear(down), linear(up)]
     if len(shape) != 4:
         raise _refusal(key, "LoRA on a norm" if len(shape) == 1 else "LoRA with a middle part on a Linear")
     if mid is None:
@@ -177,7 +177,8 @@ def _broadcast(module: torch.nn.Module, key: str, values: torch.Tensor) -> torch
     return values[:, None, None] if channels_first else values
 
 
-def _linear(weight: torch.Tensor) -> torch.nn.Module:
+def linear(weight: torch.Tensor) -> torch.nn.Module:
+    """A layer x @ weight^T that the host may keep anywhere and casts where it is used; weight (out, in)."""
     return _holding(_ops.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta"), weight)
 
 

@@ -1,0 +1,88 @@
+"""Low-rank terms of an attention's projections, in as few products as they need.
+
+A term adds up(down(x)) * scale to the foreground rows of one projection (`row_terms`). Projections that read the same
+tensor share one product with all their downs, and the ups are added in place to the rows where they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import comfy.ops
+import torch
+
+from .row_terms import Term, linear
+
+SHARED_INPUT = {"attn1": (("to_q", "to_k", "to_v"), ("to_out",)), "attn2": (("to_q",), ("to_k", "to_v"), ("to_out",))}
+"""Projections of an attention that read one tensor, unless a patch of another node gives them several."""
+
+
+class LowRankTerms(torch.nn.Module):
+    """The low-rank terms of some projections of one attention, one each.
+
+    terms: by projection name; each of two Linear layers, down and up. dtype: of the factors, the one they are used in.
+    """
+
+    def __init__(self, terms: dict[str, Term], dtype: torch.dtype | None):
+        super().__init__()
+        downs, ups = zip(*(term.layers for term in terms.values()))
+        self.names = tuple(terms)
+        self.scales = tuple(term.scale for term in terms.values())
+        self.ranks = [down.out_features for down in downs]
+        self.down = linear(torch.cat([down.weight for down in downs]).to(dtype))  # (sum of ranks, C)
+        self.ups = torch.nn.ModuleList([linear(up.weight.to(dtype)) for up in ups])  # (C', rank) each
+
+    def add_to(self, outs: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], foreground: Callable) -> None:
+        """Add the terms of the inputs (rows, M, C) to the outputs (rows, M, C'), by projection name, in place.
+
+        foreground: the view (G, K, ...) of the foreground rows of a tensor (rows, ...).
+        """
+        given = [inputs[name] for name in self.names]
+        down = _weight(self.down, given[0])
+        ups = [_weight(up, given[0]) for up in self.ups]
+        if all(x is given[0] for x in given):
+            shared = [_products(x, down) for x in _batches(foreground(given[0]))]
+            low = zip(*(products.split(self.ranks, dim=-1) for products in shared))
+        else:
+            downs = down.split(self.ranks)
+            low = [[_products(x, own) for x in _batches(foreground(each))] for each, own in zip(given, downs)]
+        for name, up, scale, parts in zip(self.names, ups, self.scales, low):
+            for out, part in zip(_batches(foreground(outs[name])), parts):
+                torch.baddbmm(out, part, up.t().expand(out.shape[0], -1, -1), alpha=scale, out=out)
+
+
+def grouped(terms: dict[str, list[Term]], site: str, dtype: torch.dtype | None) -> list[LowRankTerms]:
+    """Take the low-rank terms of one attention out of `terms` (by projection name) and put them together by input."""
+    found = []
+    for names in SHARED_INPUT[site]:
+        taken = {}
+        for name in names:
+            own = next((term for term in terms.get(name, ()) if _is_low_rank(term)), None)
+            if own is not None:
+                terms[name].remove(own)
+                taken[name] = own
+        if taken:
+            found.append(LowRankTerms(taken, dtype))
+    return found
+
+
+def _is_low_rank(term: torch.nn.Module) -> bool:
+    return isinstance(term, Term) and [hasattr(layer, "in_features") for layer in term.layers] == [True, True]
+
+
+def _batches(x: torch.Tensor) -> list[torch.Tensor]:
+    """Rows (G, K, M, C) as batches (B, M, C) that need no copy: all at once where they lie side by side."""
+    return [x.flatten(0, 1)] if x.is_contiguous() else list(x.unbind(1))
+
+
+def _products(x: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """down(x): (B, M, C), (R, C) -> (B, M, R); rows may lie apart."""
+    return torch.bmm(x, down.t().expand(x.shape[0], -1, -1))
+
+
+def _weight(layer: torch.nn.Module, like: torch.Tensor) -> torch.Tensor:
+    """The layer's weight on the device and in the type of `like`; the host brings it there where it is not already."""
+    weight = layer.weight
+    if weight is not None and weight.device == like.device and weight.dtype == like.dtype and not layer.weight_function:
+        return weight
+    return comfy.ops.cast_bias_weight(layer, like)[0]
