@@ -88,8 +88,14 @@ def _png_16_bit(pixels: np.ndarray) -> bytes:
     """An (H, W, 3 | 4) picture of 16-bit values as plain PNG; PyAV's, because Pillow cannot write 16-bit colour."""
     import av  # large, and comes with the host
 
+    height, width, channels = pixels.shape
+    if 8 * (width + 128) * (height + 128) >= 2**31 - 1:  # FFmpeg's limit, which it calls an invalid argument
+        raise ValueError(
+            f"PNG of 16 bit can be written up to about 16255 x 16255 pixels, these pictures have {width} x {height}; "
+            "choose png (8 bit)"
+        )
     codec = av.CodecContext.create("png", "w")
-    codec.height, codec.width, channels = pixels.shape
+    codec.height, codec.width = height, width
     codec.pix_fmt = "rgb48be" if channels == 3 else "rgba64be"
     codec.time_base, codec.options = Fraction(1), {"pred": "mixed"}
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=codec.pix_fmt)

@@ -81,6 +81,13 @@ def test_png_set_of_16_bit(tmp_path):
             assert picture.text == {"workflow": '{"nodes": []}'} and picture.info["icc_profile"] == srgb_profile()
 
 
+def test_pictures_that_are_too_large_for_16_bit_say_so():
+    pytest.importorskip("av", reason="PyAV IS MISSING: PNG files of 16 bit were NOT tested")
+    large = np.broadcast_to(np.zeros(4, np.uint16), (16384, 16384, 4))
+    with pytest.raises(ValueError, match=r"these pictures have 16384 x 16384; choose png \(8 bit\)"):
+        export._png_16_bit(large)
+
+
 def test_metadata_can_be_left_out():
     assert metadata_texts(None, None) == {}
 
