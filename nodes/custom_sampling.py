@@ -29,7 +29,11 @@ class LayerFusionGuiderNode(io.ComfyNode):
             description="Guider for SamplerCustomAdvanced. Its latent must come from LayerFusion Stack Latents; Split Latents "
             "takes the result apart.",
             inputs=[
-                io.Model.Input("base_model", tooltip="Any SDXL model; denoises background and blended picture."),
+                io.Model.Input(
+                    "base_model",
+                    tooltip="Any SDXL model; denoises background and blended picture. On one checkpoint a node on it alone "
+                    "(FreeU, RescaleCFG, a sampling) acts on the foreground, too.",
+                ),
                 io.Model.Input(
                     "foreground_model",
                     tooltip="The same model with foreground weights on top, or another checkpoint with them: then both run in "

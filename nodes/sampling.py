@@ -25,7 +25,11 @@ class LayerFusionKSampler(io.ComfyNode):
             category="LayerFusion",
             description="Generate a transparent foreground, a clean background and a blended picture in one sampling run.",
             inputs=[
-                io.Model.Input("base_model", tooltip="Any SDXL model; denoises background and blended picture."),
+                io.Model.Input(
+                    "base_model",
+                    tooltip="Any SDXL model; denoises background and blended picture. On one checkpoint a node on it alone "
+                    "(FreeU, RescaleCFG, a sampling) acts on the foreground, too.",
+                ),
                 io.Model.Input(
                     "foreground_model",
                     tooltip="The same model with foreground weights on top (Apply Foreground Weights), or another checkpoint "

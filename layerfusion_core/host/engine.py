@@ -7,12 +7,11 @@ is left on the model when a run ends or is interrupted: patches are made for eac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import comfy.patcher_extension
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
 
 from ..blending import blend
@@ -20,10 +19,11 @@ from ..prior_maps import Block, Grid
 from ..priors import content_confidence, structure_scores
 from ..streams import interleave
 from .compiled import uncompiled
+from .model_parts import whole_parts
+from .per_stream import KEY, ByStream, StreamRows, attend, kept_by
 from .row_terms import terms_on_modules
 from .run import BlendRun
 
-KEY = "layerfusion"  # of our entries in transformer_options and of our wrapper
 PRIOR_PASS = "layerfusion_prior_pass"
 PART = "layerfusion_part"  # in transformer_options: the `Part` of a lock-step forward
 SITES = ("attn1", "attn2")  # self-attention, cross-attention
@@ -75,6 +75,7 @@ class Forward:
         ]
         self.blends = run.active and not self.prior_pass and run.maps is not None
         self.inputs: dict[str, torch.Tensor] = {}
+        self.by_stream = StreamRows(self.names, rows)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -125,16 +126,8 @@ def _input_patch():
     return patch
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict) -> torch.Tensor:
-    """The host's attention, as a replace patch."""
-    return optimized_attention(
-        q, k, v, extra_options["n_heads"], attn_precision=extra_options["attn_precision"], transformer_options=extra_options
-    )  # fmt: skip
-
-
-def _attention_patch(block: Block, site: str, foreign):
-    """Replace patch: add the delta to q, k, v, read the priors from them, then attend as the host (or `foreign`) does."""
-    attention = attend if foreign is None else foreign
+def _attention_patch(block: Block, site: str, attention: Callable):
+    """Replace patch: add the delta to q, k, v, read the priors from them, then attend by `attention`."""
 
     def patch(q, k, v, extra_options):
         forward: Forward = extra_options[KEY]
@@ -208,7 +201,8 @@ def _with_patches(run: BlendRun, options: dict) -> dict:
     Other nodes' patches are found here rather than at install, so that those which come and go (perturbed attention
     guidance swaps attention for a second call within a step) are chained to as well.
     """
-    patches, replace = dict(options.get("patches", {})), dict(options.get("patches_replace", {}))
+    theirs, replace = options.get("patches", {}), dict(options.get("patches_replace", {}))
+    patches = {name: [_by_stream(run, theirs, name, p) for p in listed] for name, listed in theirs.items()}
     for site in SITES:
         first, last, inputs = run.patch(site, lambda s=site: (_delta_output_patch(s), _blend_patch(s), _input_patch()))
         outputs = patches.get(f"{site}_output_patch", [])
@@ -224,7 +218,32 @@ def _with_patches(run: BlendRun, options: dict) -> dict:
 def _own_patch(run: BlendRun, block: Block, site: str, foreign: dict) -> Callable:
     """The replace patch of one attention, chained to the `foreign` one that the host would have called."""
     other = foreign.get(block, foreign.get(block[:2]))
-    return run.patch((block, site, other), lambda: _attention_patch(block, site, other))
+
+    def make() -> Callable:
+        attention = attend if other is None else ByStream(f"{site} at {block}", other, _sees_all(run), attend)
+        return _attention_patch(block, site, attention)
+
+    return run.patch((block, site, id(other)), make)
+
+
+def _by_stream(run: BlendRun, patches: dict, name: str, patch: object) -> object:
+    """A patch of another node's out of the list `name`, called stream by stream."""
+    if not callable(patch):
+        return patch
+    return run.patch((name, id(patch)), lambda: ByStream(name, patch, _sees_all(run, patches.get(_pair_of(name), []))))
+
+
+def _pair_of(name: str) -> str:
+    """The name of the patches before an attention, for those behind it, and the other way round."""
+    if name.endswith("_output_patch"):
+        return name.removesuffix("_output_patch") + "_patch"
+    return name.removesuffix("_patch") + "_output_patch"
+
+
+def _sees_all(run: BlendRun, pair: Sequence = ()) -> Callable[[Callable], bool]:
+    """Whether a patch must get all rows at once: it keeps something for guidance, or for its pair around an attention."""
+    kept = run.guidance.union(*map(kept_by, pair))
+    return lambda patch: not kept_by(patch).isdisjoint(kept)
 
 
 def _forward_wrapper(run: BlendRun):
@@ -249,9 +268,17 @@ def _forward_wrapper(run: BlendRun):
     return wrapper
 
 
+def kept_by_guidance(model: ModelPatcher) -> set[int]:
+    """What the functions on a model that see all rows at once can keep for its patches, or those for them."""
+    parts = [part for name, part in whole_parts(model).items() if not name.startswith("object patch ")]
+    functions = [f for part in parts for f in (part if isinstance(part, list) else [part])]
+    return set().union(*map(kept_by, filter(callable, functions)))
+
+
 def install(model: ModelPatcher, run: BlendRun) -> ModelPatcher:
     """Return a clone of `model` whose UNet runs `run`; patches on the model, now or later, are chained to and still act."""
     model = model.clone()
+    run.guidance |= kept_by_guidance(model)
     wrappers = comfy.patcher_extension.WrappersMP
     model.add_wrapper_with_key(wrappers.DIFFUSION_MODEL, KEY, _forward_wrapper(run))
     # Code that newer hosts' TorchCompileModel makes never looks at patches again: it would run with another call's.

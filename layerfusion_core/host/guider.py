@@ -21,7 +21,7 @@ from .run import BlendRun
 from .stacking import StreamStack, stream_negatives
 from .step_noise import share_step_noise
 from .stream_conds import RunRows
-from .stream_patches import require_known_patches, require_own_patches
+from .stream_patches import require_own_patches, with_foreground_patches
 
 _STREAM, _NEGATIVE = "layerfusion_stream_{}", "layerfusion_negative_{}"
 
@@ -49,7 +49,8 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         require_sdxl(foreground, "foreground_model")
         shared = foreground.is_clone(base)
         delta = foreground_delta(base, foreground) if shared else None
-        (require_known_patches if shared else require_own_patches)(base, foreground)
+        if not shared:
+            require_own_patches(base, foreground)
         own = negatives or [None] * layout.count
         for name, conditioning in zip((*layout.names, "negative"), (*streams, negative)):
             check_conditioning(base, conditioning, name)
@@ -62,7 +63,7 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         self.run.sigma_end = sampling.percent_to_sigma(options.end_percent)
 
         if shared:
-            model = install(base, self.run)
+            model = install(with_foreground_patches(base, foreground), self.run)
             model.set_additional_models(KEY, [delta])
         else:
             model = install_pair(base, foreground, self.run)

@@ -34,6 +34,7 @@ class BlendRun:
     blocks: list[Block]
     delta: ForegroundDelta | None = None
     text: dict[object, list[TextColumns]] = field(default_factory=dict)  # K each, by uuid of the conditioning entry
+    guidance: set[int] = field(default_factory=set)  # identities of what functions that see all rows keep (`kept_by`)
     sigma_start: float = float("inf")
     sigma_end: float = 0.0
     maps: PriorMaps | None = None

@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from types import FunctionType
 
-import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
 
-from .engine import KEY, SITES, attend
+from .engine import SITES, kept_by_guidance
+from .model_parts import Place, alike, foreign_parts, own_parts, patch_lists, replace_patches, whole_parts
+from .per_stream import KEY, StreamPatch, kept_by
 
 STREAMS = ("foreground", "background", "blended")
-_ROWS = "layerfusion_rows"  # in extra_options: whose rows an inner patch got
-
-
-class StreamPatch:
-    """A replace patch that runs `patch` on the rows of `streams` and `other` (None: plain attention) on the rest.
-
-    In a run without LayerFusion there are no streams and `patch` acts on everything, as it would by itself.
-    """
-
-    def __init__(self, patch: Callable, other: Callable | None, streams: frozenset[str]):
-        self.patch, self.other, self.streams = patch, other, streams
-
-    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict) -> torch.Tensor:
-        forward = extra_options.get(KEY)
-        names = extra_options.get(_ROWS, () if forward is None else tuple(name.split()[0] for name in forward.names))
-        chosen = [i for i, name in enumerate(names) if name in self.streams]
-        if len(chosen) == len(names):
-            return self.patch(q, k, v, extra_options)
-        rest = [i for i in range(len(names)) if i not in chosen]
-        out = torch.empty_like(q)
-        for run, rows in ((self.patch, chosen), (self.other or attend, rest)):
-            if rows:
-                picked = (x.unflatten(0, (-1, len(names)))[:, rows].flatten(0, 1) for x in (q, k, v))
-                result = run(*picked, {**extra_options, _ROWS: tuple(names[i] for i in rows)})
-                out.unflatten(0, (-1, len(names)))[:, rows] = result.unflatten(0, (-1, len(rows))).to(out.dtype)
-        return out
-
-    def __deepcopy__(self, memo: dict) -> StreamPatch:
-        return self  # hosts before 0.14 copy patches, with the tensors they hold, whenever a model is cloned
-
-    def to(self, target) -> StreamPatch:
-        """Move what the patches hold, as the host asks before a run."""
-        moved = (p.to(target) if hasattr(p, "to") else p for p in (self.patch, self.other))
-        return StreamPatch(*moved, self.streams)
-
-    def models(self) -> list[ModelPatcher]:
-        """Models that the patches bring, for the host to load."""
-        return [m for p in (self.patch, self.other) if hasattr(p, "models") for m in p.models()]
+_FOREGROUND = frozenset({"foreground"})
 
 
 def limit_patches(patched: ModelPatcher, plain: ModelPatcher, streams: set[str]) -> ModelPatcher:
@@ -62,41 +29,35 @@ def limit_patches(patched: ModelPatcher, plain: ModelPatcher, streams: set[str])
             "patched_model has other weight patches (LoRAs) than model: connect model from right before the node whose "
             "patches are to be limited"
         )
-    more = foreign_parts(patched) - foreign_parts(plain)
-    others = sorted(name for name in more if name.split()[0] not in SITES)
+    more = own_parts(foreign_parts(patched), foreign_parts(plain))
+    others = [name for name in more if name.split()[0] not in SITES]
     if others:
         raise ValueError(
             f"patched_model carries {', '.join(others)}, which cannot be limited to layers: only patches that replace "
             "attention (IPAdapter and its like) can"
         )
-    found, theirs = _replace_patches(patched), _replace_patches(plain)
+    found, theirs = replace_patches(patched), replace_patches(plain)
     different = {key: p for key, p in found.items() if theirs.get(key) is not p}
     if not different:
-        raise ValueError("patched_model carries no attention patch that model lacks: connect it behind the node that patches")
+        raise ValueError(
+            "patched_model carries no attention patch that model lacks: connect it behind the node that patches. A second "
+            "IPAdapter changes the patches of the first where they are, so that the two MODELs are equal: put a Limit Patches "
+            "to Layers right behind each of them"
+        )
     out = plain.clone()
+    out.remove_callbacks_with_key(CallbacksMP.ON_CLONE, KEY)
+    out.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, _give_own)
     for (site, place), patch in different.items():
         limited = StreamPatch(patch, theirs.get((site, place)), frozenset(streams))
         out.set_model_patch_replace(limited, site, *place)
     return out
 
 
-def _replace_patches(model: ModelPatcher) -> dict[tuple[str, tuple], Callable]:
-    replace = model.model_options["transformer_options"].get("patches_replace", {})
-    return {(site, place): p for site, patches in replace.items() for place, p in patches.items()}
-
-
-def foreign_parts(model: ModelPatcher) -> set[str]:
-    """Names of everything that nodes have put on a MODEL besides weight patches, each with its number or place."""
-    options = model.model_options["transformer_options"]
-    found = {f"{site} patch at {place}" for site, place in _replace_patches(model)}
-    found |= {f"{name} number {i + 1}" for name, patches in options.get("patches", {}).items() for i in range(len(patches))}
-    for key, value in model.model_options.items():
-        if key != "transformer_options":
-            numbered = value if isinstance(value, list) else [value]
-            found |= {f"{key} number {i + 1}" for i in range(len(numbered))}
-    for kind, wrappers in model.wrappers.items():
-        found |= {f"{kind} wrapper {key}" for key, listed in wrappers.items() if listed}
-    return found | {f"object patch {name}" for name in model.object_patches}
+def _give_own(model: ModelPatcher, clone: ModelPatcher) -> None:
+    """ON_CLONE callback: a clone gets `StreamPatch`es of its own, for IPAdapter stacks onto those it finds in place."""
+    replace = clone.model_options["transformer_options"].get("patches_replace", {})
+    for patches in replace.values():
+        patches.update({place: copy.copy(p) for place, p in patches.items() if isinstance(p, StreamPatch)})
 
 
 # What acts on the guider's side of the model, for all streams at once: wrappers by kind, and the starts of option names.
@@ -104,15 +65,64 @@ _GUIDANCE = ("outer_sample", "prepare_sampling", "sampler_sample", "predict_nois
 _GUIDANCE_OPTIONS = ("sampler_", "denoise_mask_function", "disable_cfg1_optimization")
 
 
-def require_known_patches(base: ModelPatcher, foreground: ModelPatcher) -> None:
-    """ValueError when other nodes have put something on `foreground` alone: one forward runs with the base model's."""
-    alone = sorted(foreign_parts(foreground) - foreign_parts(base))
-    if alone:
+def with_foreground_patches(base: ModelPatcher, foreground: ModelPatcher) -> ModelPatcher:
+    """`base` for a forward of all streams, with each MODEL's own patches of attention and blocks acting on its own.
+
+    Where only `base` carries something, it acts on the foreground, too. ValueError, with the part's name, for what
+    `foreground` alone carries and what cannot act on some rows of a forward.
+    """
+    _require_same(own_parts(whole_parts(foreground), whole_parts(base)))
+    replaced, lists = _own_replaced(base, foreground), _own_lists(base, foreground)
+    if not replaced and not lists:
+        return base
+    out = base.clone()
+    for (site, place), patch in replaced.items():
+        out.set_model_patch_replace(patch, site, *place)
+    out.model_options["transformer_options"].setdefault("patches", {}).update(lists)
+    return out
+
+
+def _own_replaced(base: ModelPatcher, foreground: ModelPatcher) -> dict[Place, StreamPatch]:
+    """Patches for both where the foreground's attention is replaced by another than the base's."""
+    ours, theirs = replace_patches(base), replace_patches(foreground)
+    _require_same({f"{site} patch at {place}": "lacks" for site, place in theirs.keys() - ours.keys() if site not in SITES})
+    kept = kept_by_guidance(base)
+    found = {}
+    for site, place in theirs.keys() | {key for key in ours if (key[0], key[1][:2]) in theirs}:
+        if site not in SITES:
+            continue
+        # As the host looks it up: a patch of a whole block, with a place of two parts, holds where no other does.
+        mine, other = (p.get((site, place), p.get((site, place[:2]))) for p in (theirs, ours))
+        if mine is other or (isinstance(mine, FunctionType) and alike(mine, other)):
+            continue
+        if not kept_by(other).isdisjoint(kept):
+            _require_same({f"{site} patch at {place}": "has another of, which belongs to its guidance"})
+        found[site, place] = StreamPatch(mine, other, _FOREGROUND)
+    return found
+
+
+def _own_lists(base: ModelPatcher, foreground: ModelPatcher) -> dict[str, list]:
+    """Lists of patches that differ, as one list for both: the order matters among patches of one stream only."""
+    found = {}
+    for name, theirs in patch_lists(foreground).items():
+        ours = patch_lists(base).get(name, [])
+        if theirs and not (len(ours) == len(theirs) and all(map(alike, ours, theirs))):
+            found[name] = [StreamPatch(p, None, _FOREGROUND) for p in theirs]
+            found[name] += [StreamPatch(None, p, _FOREGROUND) for p in ours]
+    return found
+
+
+def _require_same(own: dict[str, str]) -> None:
+    """ValueError when the foreground's MODEL has parts of its own that the one forward of all streams cannot have."""
+    if own:
+        name, how = next(iter(own.items()))
         raise ValueError(
-            f"foreground_model carries {_first(alone)}, which base_model lacks and which "
-            "would have no effect: put the node that adds it before Apply Foreground Weights, so that both models have it. "
-            "Limit Patches to Layers keeps attention patches (IPAdapter) to the foreground"
+            f"foreground_model carries {_first(own)}, which base_model {how}: it cannot act on the foreground alone. Put the "
+            f"node that adds it before Apply Foreground Weights, so that both models have it{_ADVICE.get(name.split()[0], '')}"
         )
+
+
+_ADVICE = {"injection": ", or load a LoRA with Load LoRA instead of its bypass variant: that one can be the foreground's alone"}
 
 
 def require_own_patches(base: ModelPatcher, foreground: ModelPatcher) -> None:
@@ -120,21 +130,21 @@ def require_own_patches(base: ModelPatcher, foreground: ModelPatcher) -> None:
 
     Each runs its streams with its own patches, and the guider runs with the base model's guidance.
     """
-    alone = sorted(
-        name
-        for name in foreign_parts(foreground) - foreign_parts(base)
+    own = {
+        name: how
+        for name, how in own_parts(whole_parts(foreground), whole_parts(base)).items()
         if name.split()[0] in _GUIDANCE or name.startswith(_GUIDANCE_OPTIONS)
-    )
-    if alone:
+    }
+    if own:
         raise ValueError(
-            f"foreground_model carries {_first(alone)}, which base_model lacks and which would have no effect: put the node "
-            "that adds it on base_model, whose guidance is for all layers"
+            f"foreground_model carries {_first(own)}, which base_model {next(iter(own.values()))} and which would have no "
+            "effect: put the node that adds it on base_model, whose guidance is for all layers"
         )
     for what, model, others in (
         ("base_model", base, {"foreground"}),
         ("foreground_model", foreground, {"background", "blended"}),
     ):
-        lost = sorted(others & {name for patch in _replace_patches(model).values() for name in _limits(patch)})
+        lost = sorted(others & {name for patch in replace_patches(model).values() for name in _limits(patch)})
         if lost:
             raise ValueError(
                 f"{what} carries a patch that Limit Patches to Layers keeps to {' and '.join(lost)}, which the other "
@@ -149,5 +159,5 @@ def _limits(patch: Callable | None) -> frozenset[str]:
     return patch.streams | _limits(patch.patch) | _limits(patch.other)
 
 
-def _first(parts: list[str]) -> str:
-    return parts[0] + (" and more" if len(parts) > 1 else "")
+def _first(parts: dict[str, str]) -> str:
+    return next(iter(parts)) + (" and more" if len(parts) > 1 else "")

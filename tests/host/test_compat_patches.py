@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib
 
 import pytest
-import runs
 import tiny
 import torch
 from comfy.ldm.modules.attention import optimized_attention
-from compat import blends, different, has_effect, node, pair_of, streams_equal_stock
+from compat import blends, has_effect, node, pair_of, streams_equal_stock
 from runs import NAMES, close, layered, models, prompts, stock
 
 from layerfusion_pack.nodes.patches import LayerFusionLimitPatches
@@ -121,15 +120,8 @@ def test_what_cannot_be_limited():
     refuse("carries output_block_patch number 1, which cannot be limited", base, node(freeu, base, 1.3, 1.4, 0.9, 0.2))
 
 
-def test_patches_on_the_foreground_model_alone_are_refused():
-    base, foreground = models()
-    rescale = importlib.import_module("comfy_extras.nodes_model_advanced").RescaleCFG
-    sampling = importlib.import_module("comfy_extras.nodes_model_advanced").ModelSamplingDiscrete
-    for name, changed in (
-        ("attn2 patch at", with_image(foreground)),
-        ("sampler_cfg_function", node(rescale, foreground, 0.7)),
-        ("object patch model_sampling", node(sampling, foreground, "v_prediction", False)),
-    ):
-        with pytest.raises(ValueError, match=f"foreground_model carries {name}.*before Apply Foreground Weights"):
-            layered((base, changed))
-    assert different(stock(with_image(foreground), prompts()[0], steps=1), runs.stock(foreground, prompts()[0], steps=1))
+def test_on_the_foreground_model_alone():
+    pair = models()[0], with_image(models()[1])
+    has_effect(with_image(models()[0]))
+    streams_equal_stock(pair)
+    blends(pair)

@@ -1,0 +1,104 @@
+"""What the two MODELs differ in besides patches of attention and blocks: it acts on its own streams, or it is named."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrappersMP
+from runs import layered, models
+from test_compat_models import extra
+
+from layerfusion_pack.layerfusion_core.host.model_parts import alike
+from layerfusion_pack.layerfusion_core.host.stream_patches import with_foreground_patches
+
+BEFORE = "before Apply Foreground Weights"
+
+
+def nothing(*args, **kwargs):
+    """A wrapper, callback or function that is never called here."""
+
+
+def rescaled(model, multiplier: float):
+    return extra("model_advanced", "RescaleCFG", model, multiplier)
+
+
+def sampling(model, kind: str):
+    return extra("model_advanced", "ModelSamplingDiscrete", model, kind, False)
+
+
+def with_wrapper(model):
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "guest", nothing)
+
+
+def with_callback(model):
+    model.add_callback_with_key(CallbacksMP.ON_PRE_RUN, "guest", nothing)
+
+
+def with_option(model):
+    model.model_options["transformer_options"]["guest"] = 1
+
+
+PARTS = {
+    "apply_model wrapper guest": with_wrapper,
+    "on_pre_run callback guest": with_callback,
+    "injection guest": lambda m: m.set_injections("guest", [PatcherInjection(nothing, nothing)]),
+    "additional model guest": lambda m: m.set_additional_models("guest", [tiny.tiny_sdxl()]),
+    "model_function_wrapper number 1": lambda m: m.set_model_unet_function_wrapper(nothing),
+    "transformer option guest": with_option,
+    "object patch diffusion_model.out": lambda m: m.add_object_patch("diffusion_model.out", torch.nn.Identity()),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_the_foreground_model_alone_is_named(name):
+    base, foreground = models()
+    foreground = foreground.clone()
+    PARTS[name](foreground)
+    with pytest.raises(ValueError, match=f"foreground_model carries {name}, which base_model lacks.*{BEFORE}"):
+        layered((base, foreground))
+    both = base.clone()
+    PARTS[name](both)
+    if "additional" not in name:  # another model of another load
+        assert with_foreground_patches(both, foreground) is both
+    assert with_foreground_patches(both, both.clone()) is both
+
+
+def test_a_part_with_other_settings_is_named():
+    base, foreground = models()
+    for name, how, settings in (
+        ("sampler_cfg_function number 1", rescaled, (0.3, 0.7)),
+        ("object patch model_sampling", sampling, ("eps", "v_prediction")),
+    ):
+        unlike = [how(model, setting) for model, setting in zip((base, foreground), settings)]
+        with pytest.raises(ValueError, match=f"foreground_model carries {name}, which base_model has another of.*{BEFORE}"):
+            layered(unlike)
+        alone = how(foreground, settings[1])
+        with pytest.raises(ValueError, match=f"foreground_model carries {name}, which base_model lacks.*{BEFORE}"):
+            layered((base, alone))
+        same = how(base, settings[1])  # by a node of its own with the same settings
+        assert with_foreground_patches(same, alone) is same
+
+
+def test_alike():
+    class Patch:
+        def __init__(self, *values):
+            self.values = values
+
+        def method(self):
+            """Bound."""
+
+    def closure(value):
+        return lambda: value
+
+    for a, b in ((1, 2), ("a", "b"), ([1], [1, 2]), ({"a": 1}, {"b": 1}), (torch.ones(2), torch.zeros(2))):
+        assert alike(a, a) and not alike(a, b)
+        assert not alike(closure(a), closure(b)) or isinstance(a, torch.Tensor)
+    assert alike(closure(1), closure(1)) and not alike(closure(1), lambda: 1)
+    assert alike(torch.nn.Linear(2, 2).state_dict(), {}) is False
+    ring = [1]
+    ring.append(ring)
+    other = [1]
+    other.append(other)
+    assert alike(ring, other)
+    assert alike(Patch(1).method, Patch(1).method) and alike(Patch(torch.ones(1)), Patch(torch.ones(1)))
