@@ -88,11 +88,10 @@ def text_columns(conditioning: list, device: torch.device) -> TextColumns:
     every column but each chunk's start token, which holds the attention that the text does not claim.
     """
     tokens = conditioning["cross_attn"].shape[1]
-    columns = [c for c in conditioning.get(EOS_KEY) or [] if 0 <= c < tokens]
-    if not columns:
+    eos = [c for c in conditioning.get(EOS_KEY) or [] if 0 <= c < tokens]
+    if not eos:
         log.info("foreground prompt without token positions: using all text columns for the content confidence prior")
-        columns = [c for c in range(tokens) if c % CHUNK]
-    return TextColumns(torch.tensor(columns, dtype=torch.long, device=device), tokens)
+    return TextColumns(eos, tokens, CHUNK, device)
 
 
 def encode_prompt(clip, text: str) -> list:

@@ -23,6 +23,7 @@ from .model_parts import whole_parts
 from .per_stream import KEY, ByStream, StreamRows, attend, kept_by
 from .row_terms import terms_on_modules
 from .run import BlendRun
+from .text_lengths import TEXT, TextLengths
 
 PRIOR_PASS = "layerfusion_prior_pass"
 PART = "layerfusion_part"  # in transformer_options: the `Part` of a lock-step forward
@@ -47,9 +48,10 @@ class Part:
 
 
 class Forward:
-    """One call of the UNet: which rows are what, and the block inputs that one patch keeps for the next."""
+    """One call of the UNet on x (rows, ...) with a text (rows, L, C): which rows are what, and what patches keep for the next."""
 
-    def __init__(self, run: BlendRun, rows: int, transformer_options: dict):
+    def __init__(self, run: BlendRun, x: torch.Tensor, text: torch.Tensor, transformer_options: dict):
+        rows = x.shape[0]
         self.run = run
         self.prior_pass = bool(transformer_options.get(PRIOR_PASS))
         self.layout = run.layout
@@ -73,6 +75,9 @@ class Forward:
             for i, (cond, uuid) in enumerate(zip(chunks, uuids))
             if self.foregrounds and cond == 0 and uuid in run.text and (collector := run.collect_from(uuid)) is not None
         ]
+        first = self.layout.foregrounds - self.foregrounds
+        lengths = [run.lengths.get(uuid, {}).get(TEXT) for uuid in uuids]
+        self.text = TextLengths(lengths, range(first, first + self.streams), rows, text.shape[1], x.device)
         self.blends = run.active and not self.prior_pass and run.maps is not None
         self.inputs: dict[str, torch.Tensor] = {}
         self.by_stream = StreamRows(self.names, rows)
@@ -154,9 +159,10 @@ def _collect(forward: Forward, block: Block, site: str, q, k, extra_options) -> 
         if site == "attn1":
             collector.add_structure(structure_scores(queries.flatten(0, 1), keys.flatten(0, 1), heads), grid)
         else:
+            shown = [forward.text.shown(prompt.tokens, k.shape[1]) for prompt in text]
             confidence = [
-                content_confidence(queries[:, i], keys[:, i], heads, prompt.columns.to(q.device), prompt.tokens)
-                for i, prompt in enumerate(text)
+                content_confidence(queries[:, i], keys[:, i], heads, prompt.of(n).to(q.device), n)
+                for i, (prompt, n) in enumerate(zip(text, shown))
             ]
             collector.add_content(block, interleave(confidence), grid)
     if forward.prior_pass and site == "attn2" and block == run.last and forward.collect:
@@ -220,10 +226,23 @@ def _own_patch(run: BlendRun, block: Block, site: str, foreign: dict) -> Callabl
     other = foreign.get(block, foreign.get(block[:2]))
 
     def make() -> Callable:
-        attention = attend if other is None else ByStream(f"{site} at {block}", other, _sees_all(run), attend)
-        return _attention_patch(block, site, attention)
+        if other is None:
+            return _attention_patch(block, site, attend if site == "attn1" else _attend_to_own_text)
+        shown = None if site == "attn1" else _own_text
+        return _attention_patch(block, site, ByStream(f"{site} at {block}", other, _sees_all(run), attend, shown))
 
     return run.patch((block, site, id(other)), make)
+
+
+def _attend_to_own_text(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict) -> torch.Tensor:
+    return extra_options[KEY].text.attend(attend, q, k, v, extra_options)
+
+
+def _own_text(args: list, streams: list[int], extra_options: dict) -> list:
+    """A replace patch's arguments (q, k, v, options) for some of the streams, with nothing but their texts in k and v."""
+    q, k, v, options = args
+    text: TextLengths = extra_options[KEY].text
+    return [q, text.of(k, streams), text.of(v, streams), options]
 
 
 def _by_stream(run: BlendRun, patches: dict, name: str, patch: object) -> object:
@@ -252,7 +271,7 @@ def _forward_wrapper(run: BlendRun):
         at = 5  # UNetModel.forward(x, timesteps, context, y, control, transformer_options)
         options = args[at] if len(args) > at else kwargs["transformer_options"]
         x = args[0]
-        forward = Forward(run, x.shape[0], options)
+        forward = Forward(run, x, args[2] if len(args) > 2 else kwargs["context"], options)
         options = {**_with_patches(run, options), KEY: forward}
         if len(args) > at:
             args[at] = options

@@ -146,6 +146,7 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
     def make_stacks(self, rows: RunRows) -> None:
         """Make what each stream's conds are stacked from in this run, from the stream's own rows."""
         layout, names, model = self.run.layout, self.run.layout.names, self.inner_model
+        lengths = self.run.lengths
         shared = self.conds["negative"]
         streams = [rows.encode(model, self.conds[_STREAM.format(i)], i, "positive") for i in range(layout.count)]
         own = [self.conds.get(_NEGATIVE.format(i)) for i in range(layout.count)]
@@ -154,12 +155,14 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         ]
         controls: dict = {}  # one for both: with equal controls, positive and negative run in one forward
         self._stacks = {
-            "positive": StreamStack(names, streams, controls),
-            PRIOR_PASS: StreamStack(names[: layout.foregrounds], streams[: layout.foregrounds]),
+            "positive": StreamStack(names, streams, lengths, controls),
+            PRIOR_PASS: StreamStack(names[: layout.foregrounds], streams[: layout.foregrounds], lengths),
         }
         negatives = stream_negatives(streams, negatives, [entries is None for entries in own], shared)
         if negatives is not None:
-            self._stacks["negative"] = StreamStack(tuple(f"negative of {n}" for n in names), negatives, controls)
+            self._stacks["negative"] = StreamStack(
+                tuple(f"negative of {n}" for n in names), negatives, lengths, controls
+            )
 
     def _prior_pass(self, x: torch.Tensor, timestep: torch.Tensor, model_options: dict) -> None:
         """Run eps_FG alone on the foreground rows with their positive prompts, collecting the priors."""

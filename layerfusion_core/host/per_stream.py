@@ -135,13 +135,19 @@ class ByStream:
     """Another node's patch, called for each stream on its own rows.
 
     name: of the list it is in, or of the place it replaces attention at; sees_all: whether a patch gets the rows of all
-    its streams in one call instead; default: the replace patch of streams that have none, None for a patch of a list.
+    its streams in one call instead; default: the replace patch of streams that have none, None for a patch of a list;
+    shown (arguments, streams, options): what of the arguments for some of the streams a patch is to see.
     """
 
     def __init__(
-        self, name: str, patch: Callable, sees_all: Callable[[Callable], bool], default: Callable | None = None
+        self,
+        name: str,
+        patch: Callable,
+        sees_all: Callable[[Callable], bool],
+        default: Callable | None = None,
+        shown: Callable[[list, list[int], dict], list] | None = None,
     ):
-        self.name, self.patch, self.sees_all, self.default = name, patch, sees_all, default
+        self.name, self.patch, self.sees_all, self.default, self.shown = name, patch, sees_all, default, shown
 
     def __call__(self, *args):
         """The patch's values of all rows; ValueError when it changes their number."""
@@ -152,6 +158,8 @@ class ByStream:
         sources: list[list[int]] = [[] for _ in given]
         for patch, streams in rows.calls(self.patch, self.sees_all):
             mine = rows.take(args, streams, options)
+            if self.shown is not None:
+                mine = self.shown(mine, streams, options)
             patch = self.default if patch is None else patch
             found = mine[0] if patch is None else patch(*mine)
             rows.remember(streams, options, _options_in(mine))

@@ -13,16 +13,30 @@ from ..options import BackgroundMode, LayerFusionOptions, PriorMode
 from ..prior_maps import Block, PriorCollector, PriorMaps, PriorRecord
 from ..streams import StreamLayout
 from .delta import ForegroundDelta
+from .text_lengths import Lengths
 
 PIXELS = 8  # per latent cell
 
 
-@dataclass(frozen=True)
+@dataclass
 class TextColumns:
-    """Which columns of one foreground's prompt make the content confidence: `columns` (C,) long, of the first `tokens`."""
+    """Which columns of one foreground's prompt make the content confidence.
 
-    columns: torch.Tensor
+    eos: that of <EOS>, or none; tokens: of the prompt; chunk: tokens of one chunk, the first of which is no word's.
+    """
+
+    eos: list[int]
     tokens: int
+    chunk: int
+    device: torch.device
+    _of: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def of(self, keys: int) -> torch.Tensor:
+        """The columns (C,) long among the `keys` that an attention has of this prompt, fewer than tokens with NegPip."""
+        if keys not in self._of:  # once in a run: a copy to the device in every block would make the device wait
+            columns = [c for c in self.eos if c < keys] or [c for c in range(keys) if c % self.chunk]
+            self._of[keys] = torch.tensor(columns or [0], dtype=torch.long, device=self.device)
+        return self._of[keys]
 
 
 @dataclass
@@ -35,6 +49,7 @@ class BlendRun:
     delta: ForegroundDelta | None = None
     text: dict[object, list[TextColumns]] = field(default_factory=dict)  # K each, by uuid of the conditioning entry
     guidance: set[int] = field(default_factory=set)  # identities of what functions that see all rows keep (`kept_by`)
+    lengths: dict[object, dict[str, Lengths]] = field(default_factory=dict)  # of texts, by uuid of the entry and key
     sigma_start: float = float("inf")
     sigma_end: float = 0.0
     maps: PriorMaps | None = None
@@ -99,7 +114,7 @@ class BlendRun:
 
     def release(self) -> None:
         """Drop every tensor and patch of the run; called when it ends, however it ends."""
-        self.maps, self._collector, self._masks, self.text, self._patches = None, None, {}, {}, {}
+        self.maps, self._collector, self._masks, self.text, self.lengths, self._patches = None, None, {}, {}, {}, {}
 
     def patch(self, key: object, make: Callable[[], object]) -> object:
         """What `make` makes for `key`, the same object for every step: compiled code is made anew for new ones."""

@@ -17,6 +17,7 @@ from comfy.controlnet import ControlBase
 
 from ..streams import interleave
 from .stream_control import StreamControl
+from .text_lengths import Lengths, fill_up
 
 Entry = dict  # one conditioning entry as the host has processed it: "model_conds", "strength", "mask", "control", ...
 
@@ -30,11 +31,13 @@ def is_active(entry: Entry, sigma: float) -> bool:
 class StreamStack:
     """Stacks the entries of some streams, keeping every stack and every `StreamControl` for the next evaluation.
 
-    names: of the streams, in row order, for messages; streams: each one's processed entries.
+    names: of the streams, in row order, for messages; streams: each one's processed entries; lengths: where those of
+    the texts of every stacked entry go, by its uuid and the text's key.
     """
 
     names: tuple[str, ...]
     streams: list[list[Entry]]
+    lengths: dict[object, dict[str, Lengths]]
     controls: dict[tuple[int, ...], StreamControl] = field(default_factory=dict)
     _stacks: dict[tuple[tuple[int, ...], ...], list[Entry]] = field(default_factory=dict)
 
@@ -46,17 +49,21 @@ class StreamStack:
                 if not entries:
                     raise ValueError(f"{name}: none of its timestep ranges holds the step at sigma {sigma:.4g}")
             streams = [[s[i] for i in entries] for s, entries in zip(self.streams, active)]
-            self._stacks[active] = stack_entries(self.names, streams, self.controls)
+            self._stacks[active] = stack_entries(self.names, streams, self.lengths, self.controls)
         return self._stacks[active]
 
 
 def stack_entries(
-    names: tuple[str, ...], streams: list[list[Entry]], controls: dict[tuple[int, ...], StreamControl]
+    names: tuple[str, ...],
+    streams: list[list[Entry]],
+    lengths: dict[object, dict[str, Lengths]],
+    controls: dict[tuple[int, ...], StreamControl],
 ) -> list[Entry]:
     """Merge the streams' entries into as many as the longest list has; shorter lists are repeated.
 
-    controls: the known `StreamControl`s by what they hold, kept by the caller: the host puts two conditionings into one
-    forward only if they share the object. "parts" of a stacked entry are the entries it was made of.
+    lengths: of the texts, by uuid of the stacked entry, to be added to; controls: the known `StreamControl`s by what they
+    hold, kept by the caller: the host puts two conditionings into one forward only if they share the object. "parts" of
+    a stacked entry are the entries it was made of.
     """
     count = max(map(len, streams))
     weights = [_weights(entries, count) for entries in streams]
@@ -67,9 +74,10 @@ def stack_entries(
         entry = {"model_conds": _stack_conds(names, parts), "uuid": uuid.uuid4(), "parts": parts}
         if not plain:
             entry["mask"] = _stack_masks(names, [column[i] for column in weights])
+        lengths[entry["uuid"]] = _text_lengths(parts)
         held = tuple(part.get("control") for part in parts)
         if any(control is not None for control in held):
-            entry["control"] = controls.setdefault(tuple(map(id, held)), StreamControl(held))
+            entry["control"] = controls.setdefault(tuple(map(id, held)), StreamControl(held, lengths))
         stacked.append(entry)
     return stacked
 
@@ -125,14 +133,18 @@ def _stack_value(key: str, values: list):
             return values[0]
         raise ValueError(f"the streams' conditionings differ in '{key}', which cannot differ between streams")
     if isinstance(values[0], CONDCrossAttn):
-        # Repeating a prompt's tokens leaves its softmax attention unchanged, so lengths can be evened out.
-        length = math.lcm(*(t.shape[1] for t in tensors))
-        tensors = [t.repeat(1, length // t.shape[1], 1) for t in tensors]
+        tensors = fill_up(tensors)
     batch = max(t.shape[0] for t in tensors)
     if any(t.shape[0] not in (1, batch) for t in tensors):
         raise ValueError(f"the streams' conditionings have different batch sizes in '{key}'; use 1 or the same for all")
     tensors = [t.expand(batch, *t.shape[1:]) for t in tensors]
     return type(values[0])(interleave(tensors))
+
+
+def _text_lengths(parts: list[Entry]) -> dict[str, Lengths]:
+    conds = [part["model_conds"] for part in parts]
+    texts = [key for key, value in conds[0].items() if isinstance(value, CONDCrossAttn)]
+    return {key: tuple(own[key].cond.shape[1] for own in conds) for key in texts}
 
 
 def stream_negatives(

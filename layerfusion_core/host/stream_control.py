@@ -6,18 +6,20 @@ import torch
 from comfy.controlnet import ControlBase
 
 from ..streams import interleave
+from .text_lengths import Lengths, even
 
 
 class StreamControl(ControlBase):
     """Runs each stream's own control on that stream's rows; rows of streams without one get nothing added.
 
     controls: one ControlNet or T2I adapter (with those chained behind it) per stream, None for none. The host prepares,
-    loads and cleans them up through the conditionings they are attached to; here they are only called.
+    loads and cleans them up through the conditionings they are attached to; here they are only called. lengths: of the
+    streams' texts, by uuid of the conditioning and key of the text.
     """
 
-    def __init__(self, controls: tuple[ControlBase | None, ...]):
+    def __init__(self, controls: tuple[ControlBase | None, ...], lengths: dict[object, dict[str, Lengths]]):
         super().__init__()
-        self.controls = controls
+        self.controls, self.lengths = controls, lengths
 
     def get_control(
         self, x_noisy: torch.Tensor, t: torch.Tensor, cond: dict, batched_number: int, transformer_options: dict
@@ -31,11 +33,21 @@ class StreamControl(ControlBase):
                     k: v[stream::streams] if isinstance(v, torch.Tensor) and v.shape[0] == rows else v
                     for k, v in cond.items()
                 }
+                own.update(self._texts(own, stream, transformer_options.get("uuids", [])))
                 found[stream] = control.get_control(
                     x_noisy[stream::streams], t[stream::streams], own, batched_number, transformer_options
                 )
         sides = dict.fromkeys(side for out in found if out is not None for side in out)
         return {side: _merge([out.get(side, []) if out else [] for out in found], rows) for side in sides} or None
+
+    def _texts(self, own: dict, stream: int, uuids: list) -> dict[str, torch.Tensor]:
+        """The texts among a stream's conds at their own length."""
+        lengths = [self.lengths.get(uuid, {}) for uuid in uuids]
+        found = {}
+        for key in set.intersection(*map(set, lengths)) if lengths else ():
+            chunks = own[key].unflatten(0, (len(lengths), -1))
+            found[key] = torch.cat(even([chunk[:, : of[key][stream]] for chunk, of in zip(chunks, lengths)]))
+        return found
 
 
 def _merge(outputs: list[list[torch.Tensor | None]], rows: int) -> list[torch.Tensor | None]:

@@ -159,6 +159,6 @@ def test_controls_of_different_length_meet_at_the_end():
         def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
             return {"output": [None if v is None else torch.full((1, 2, 1, 1), float(v)) for v in self.values]}
 
-    control = StreamControl((Fixed(1, 2, 3), None, Fixed(None, 5)))
+    control = StreamControl((Fixed(1, 2, 3), None, Fixed(None, 5)), {})
     found = control.get_control(torch.zeros(6, 4, 2, 2), torch.ones(6), {}, 1, {})
     assert [out[:, 0, 0, 0].tolist() for out in found["output"]] == [[1, 0, 0] * 2, [2, 0, 0] * 2, [3, 0, 5] * 2]
