@@ -65,10 +65,11 @@ def prepare(options: argparse.Namespace) -> tuple[Path, Path | None]:
     wants_host = getattr(options, "engine", None) != "reference"
     host = hosts.find(CHECKOUT) if wants_host else None
     if wants_host and host is None:
-        host = hosts.install(python)
+        host = hosts.install()
     if host is not None:
         say(f"ComfyUI {hosts.version(host)} in {host}")
-    environment.install(python, CHECKOUT, host)
+    table1 = getattr(options, "metrics", None) or (options.command == "test" and host)  # the host tier has tests of it
+    environment.install(python, CHECKOUT, host, evaluation=bool(table1))
     return python, host
 
 

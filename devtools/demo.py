@@ -50,6 +50,9 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
         f"{record['settings']['steps']} steps, {record['seconds']['total']} s in all")
     for name in (*(f"{stream}.png" for stream in STREAMS), "layers.png", "run.json"):
         say(f"  {out / name}")
+    if host is None:
+        how = "leave out --engine reference" if options.engine == "reference" else hosts.GET_ONE
+        say(f"ComfyUI was not used: these pictures are the reference engine's. To see the node pack, {how}, and run this again.")
     return 0
 
 

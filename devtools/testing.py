@@ -36,7 +36,7 @@ class Tier:
 WEB = Tier("web", "web (Node.js)", files="*.test.mjs")
 TIERS = (Tier("unit", "unit"), Tier("reference", "reference"), WEB, Tier("host", "host (in process)", True),
          Tier("server", "server (HTTP)", True))
-GET_A_HOST = "put a ComfyUI at ~/comfy/ComfyUI or set COMFYUI_PATH to one, and run this again"
+GET_A_HOST = f"{hosts.GET_ONE}, and run this again"
 GET_NODE = "install Node.js 20 or newer (its program is called node), and run this again"
 NO_TESTS_COLLECTED = 5
 PARALLEL = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile", "--no-loadscope-reorder"]

@@ -8,11 +8,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from layerfusion_pack.evaluation import methods, prompts, results
 
+NOT_THERE = "TORCHMETRICS OR TORCH-FIDELITY IS MISSING: the paper's Table 1 was NOT tested (pip install the extra `evaluate`)"
+pytest.importorskip("torchmetrics", reason=NOT_THERE)
+inceptionv3 = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", reason=NOT_THERE)
 SCRIPTS = prompts.FOLDER.parent
 PAIRS = 6
 
@@ -46,7 +48,7 @@ def metrics(tmp_path_factory, host):
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder / "clip")
     CLIPTokenizer.from_pretrained(host / "comfy" / "sd1_tokenizer").save_pretrained(folder / "clip")
 
-    class Random(FeatureExtractorInceptionV3):
+    class Random(inceptionv3.FeatureExtractorInceptionV3):
         def load_state_dict(self, state_dict):
             """Keep the random weights."""
 
