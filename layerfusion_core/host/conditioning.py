@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import comfy.hooks
 import torch
 from comfy.model_patcher import ModelPatcher
 
@@ -19,6 +20,7 @@ _UNSUPPORTED = {  # keys of a conditioning's dict: what it is, and what to do
     "set_area_to_bounds": ("a mask with set_cond_area 'mask bounds'", f"that crops the picture; {_MASK}"),
     "gligen": ("GLIGEN boxes", "remove the node that adds them"),
     "hooks": ("hooks", "they give a prompt weights of its own; put LoRAs on the models instead"),
+    "couple": ("hooks that draw several prompts at once (attention couple, COUPLE)", f"for parts of the picture {_MASK}"),
     "default": ("a default prompt", "use Conditioning (Set Mask) and Conditioning (Combine) instead"),
 }
 
@@ -60,6 +62,9 @@ def check_conditioning(model: ModelPatcher, conditioning: list, what: str) -> No
         control = extra.get("control")
         if control is not None and control.get_extra_hooks():
             extra = {**extra, "hooks": True}
+        hooks = getattr(extra.get("hooks"), "hooks", [])
+        if any(isinstance(hook, comfy.hooks.TransformerOptionsHook) for hook in hooks):
+            extra = {**extra, "hooks": None, "couple": True}
         for key, (name, advice) in _UNSUPPORTED.items():
             if extra.get(key):
                 raise ValueError(

@@ -20,7 +20,7 @@ from ..priors import content_confidence, structure_scores
 from ..streams import interleave
 from .compiled import uncompiled
 from .model_parts import whole_parts
-from .per_stream import KEY, ByStream, StreamRows, attend, kept_by
+from .per_stream import COUPLES, KEY, MERGES, ByStream, StreamRows, attend, kept_by
 from .row_terms import terms_on_modules
 from .run import BlendRun
 from .text_lengths import TEXT, TextLengths
@@ -110,11 +110,11 @@ def _grid(extra_options: dict) -> Grid:
 
 def _require_all_tokens(forward: Forward, n: torch.Tensor, extra_options: dict) -> None:
     height, width = _grid(extra_options)
-    if n.shape[:2] != (forward.rows, height * width):
+    rows, tokens = n.shape[:2]
+    if (rows, tokens) != (forward.rows, height * width):
         raise ValueError(
-            f"an attention got {n.shape[0]} x {n.shape[1]} tokens where {forward.rows} pictures of {height} x {width} = "
-            f"{height * width} tokens were expected: a node that merges tokens or tiles attention (HyperTile, token "
-            "merging) is on base_model; remove it for LayerFusion"
+            f"an attention got {rows} x {tokens} tokens where {forward.rows} pictures of {height} x {width} = "
+            f"{height * width} tokens were expected: {COUPLES if tokens == height * width else MERGES}"
         )
 
 

@@ -16,6 +16,7 @@ from .delta import foreground_delta
 from .engine import KEY, PRIOR_PASS, install
 from .families import require_sdxl
 from .given import holding, part_masks, same_noise
+from .guidance import LayerGuidance, guide_rows
 from .lockstep import install_pair
 from .run import BlendRun
 from .stacking import StreamStack, stream_negatives
@@ -71,6 +72,7 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         super().__init__(model)
         self.set_cfg(cfg)
         self._stacks: dict[str, StreamStack] = {}
+        self._guidance = LayerGuidance(layout)
         self.keep: torch.Tensor | None = None
         self.inner_set_conds(
             {_STREAM.format(i): c for i, c in enumerate(streams)}
@@ -103,7 +105,7 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
                 rows = super().sample(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
         finally:
             self.run.release()
-            self._stacks, self.keep = {}, None
+            self._stacks, self._guidance, self.keep = {}, LayerGuidance(layout), None
         # A run that ends early leaves noise in all layers, also in those that are held.
         return rows if keep is None or not ends else paste(rows, latent_image, keep)
 
@@ -125,6 +127,7 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         """The host's guidance, with a scale per row where the streams' scales differ."""
         layout = self.run.layout
         scales = self.run.options.cfg_of_streams(self.cfg, layout.foregrounds)
+        model_options = self._guidance.options(model_options, scales)
         if len(set(scales)) == 1:
             positive, negative = self.conds["positive"], self.conds["negative"]
             return comfy.samplers.sampling_function(
@@ -181,21 +184,3 @@ def _with_own_conds(executor, guider, sigmas, extra_args, callback, noise, laten
         layout, seed = guider.run.layout, extra_args.get("seed")
         guider.make_stacks(RunRows(noise, latent_image, denoise_mask, guider.keep, seed, layout.count))
     return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs)
-
-
-def guide_rows(
-    model, x: torch.Tensor, timestep: torch.Tensor, conds: dict, scales: torch.Tensor, model_options: dict
-) -> torch.Tensor:
-    """`comfy.samplers.sampling_function` with a guidance scale per row, (rows, 1, 1, 1)."""
-    positive, negative = conds["positive"], conds["negative"]
-    both = [positive, negative]
-    common = {"conds": both, "input": x, "sigma": timestep, "model": model, "model_options": model_options}
-    if "sampler_calc_cond_batch_function" in model_options:
-        out = model_options["sampler_calc_cond_batch_function"](common)
-    else:
-        out = comfy.samplers.calc_cond_batch(model, both, x, timestep, model_options)
-    for function in model_options.get("sampler_pre_cfg_function", []):
-        out = function({**common, "conds_out": out, "cond_scale": scales, "timestep": timestep})
-    return comfy.samplers.cfg_function(
-        model, out[0], out[1], scales, x, timestep, model_options=model_options, cond=positive, uncond=negative
-    )

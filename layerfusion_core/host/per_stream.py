@@ -17,6 +17,11 @@ from comfy.model_patcher import ModelPatcher
 from ..streams import interleave
 
 KEY = "layerfusion"  # of our entries in transformer_options and of our wrapper
+COUPLES = (
+    "a node that gives parts of the picture prompts of their own inside the model (attention couple, regional prompts) is on "
+    "it; remove that node, and use Conditioning (Set Mask) and Conditioning (Combine) on the layer's prompt instead"
+)
+MERGES = "a node that merges tokens or tiles attention (HyperTile, token merging) is on the model; remove it for LayerFusion"
 _STREAM = "layerfusion_stream"  # in the options of a patch: the name of the stream whose rows it got
 
 
@@ -163,9 +168,9 @@ class ByStream:
             patch = self.default if patch is None else patch
             found = mine[0] if patch is None else patch(*mine)
             rows.remember(streams, options, _options_in(mine))
-            for place, source, value in zip(parts, sources, _values(found, mine, len(given))):
+            for place, source, like, value in zip(parts, sources, given, _values(found, mine, len(given))):
                 source.append(id(value))
-                for i, part in zip(streams, rows.part(value, len(streams), self.name)):
+                for i, part in zip(streams, rows.part(value, like, len(streams), self.name)):
                     place[i] = part
         joined = []
         for i, (place, like) in enumerate(zip(parts, given)):  # context and value are often one tensor: it stays one
@@ -256,16 +261,14 @@ class StreamRows:
         for i in streams:
             self._notes[i].update(written)
 
-    def part(self, value: object, streams: int, name: str) -> Sequence:
-        """A call's value (G * streams, ...) by stream; ValueError when the patch changed the number of rows."""
+    def part(self, value: object, like: object, streams: int, name: str) -> Sequence:
+        """A call's value (G * streams, ...) by stream; ValueError when its rows are not those of the patch's argument `like`."""
         if not isinstance(value, torch.Tensor):
             return [value] * streams
-        if value.shape[0] != self.rows // self.count * streams:
-            raise ValueError(
-                f"a patch ({name}) made {value.shape[0]} rows of {self.rows // self.count * streams}: a node that draws "
-                "several prompts in one batch, tiles attention or merges tokens (attention couple, HyperTile, token merging) "
-                "is on the model; remove it for LayerFusion"
-            )
+        expected = self.rows // self.count * streams
+        if value.shape[0] != expected:
+            why = COUPLES if value.shape[1] == like.shape[1] else MERGES
+            raise ValueError(f"a patch ({name}) made {value.shape[0]} rows of {expected}: {why}")
         return value.unflatten(0, (-1, streams)).unbind(1)
 
     def join(self, parts: list, like: object, name: str) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.hooks
 import comfy.samplers
 import pytest
 import runs
@@ -147,6 +148,9 @@ def test_a_schedule_with_a_gap_is_refused():
 def test_gligen_and_hooks_are_refused():
     refuse("GLIGEN boxes", lambda c: [[c[0][0], {**c[0][1], "gligen": ("position", None, [])}]])
     refuse("hooks.*LoRAs on the models", lambda c: [[c[0][0], {**c[0][1], "hooks": object()}]])
+    couple = comfy.hooks.HookGroup()
+    couple.add(comfy.hooks.TransformerOptionsHook())
+    refuse("draw several prompts at once.*COUPLE.*Set Mask", lambda c: [[c[0][0], {**c[0][1], "hooks": couple}]])
     refuse("a default prompt", lambda c: [[c[0][0], {**c[0][1], "default": True}]])
 
 

@@ -101,6 +101,16 @@ def test_token_merging_on_the_model():
     )
 
 
+def test_several_prompts_in_one_layer():
+    """What attention couple does: rows of its own for each part of the picture, summed up behind the attention."""
+    base, _ = models()
+    base = base.clone()
+    base.set_model_attn2_patch(lambda n, context, value, options: [x.repeat(2, 1, 1) for x in (n, context, value)])
+    base.set_model_attn2_output_patch(lambda n, options: n[: n.shape[0] // 2])
+    pair = (base, tiny.with_foreground(base, tiny.foreground_file(base)))
+    refuse("made 2 rows of 1: a node that gives parts of the picture prompts of their own.*Set Mask", pair=pair)
+
+
 def test_wrong_family():
     import comfy.supported_models
 
