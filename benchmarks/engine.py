@@ -1,12 +1,14 @@
 """Seconds per step of LayerFusion beside the stock sampler on a batch of three, in one process, side by side.
 
-    python benchmarks/engine.py --host DIR [--shape demo|sdxl] [--size PIXELS] [--steps N] [--repeats N] [--dtype fp16]
-                                [--two-checkpoints] [--clock wall|cpu] [--profile]
+    python benchmarks/engine.py --host DIR [--shape demo|deep|sdxl] [--size PIXELS] [--batch N] [--steps N] [--repeats N]
+                                [--dtype fp16] [--two-checkpoints] [--clock wall|cpu] [--profile] [--count]
 
 `python dev.py bench` finds the host and the environment. The stock run denoises three rows with the base model, which
 is the least that three pictures can cost; three stock runs of one picture each, one after another, are the least that
 making the layers in sequence can cost. Every repeat runs all settings in turn, so that ratios hold when the
-machine's speed drifts; medians are printed. `sdxl` is SDXL's shape with random weights and rank-256 foreground weights.
+machine's speed drifts; medians are printed. `sdxl` is SDXL's shape with random weights and rank-256 foreground weights,
+`deep` its 70 blocks at 64 channels and rank 4. --count counts the kernels of an evaluation and the bytes they move
+(`counting.py`) instead of measuring time.
 With --two-checkpoints the same foreground model is also run as a checkpoint of its own, in lock step with the base.
 --clock cpu counts processor time, which other programs on a busy machine disturb less. --profile adds, on a GPU, the
 kernels of two evaluations of each setting: how many are launched, and how long the GPU works.
@@ -42,8 +44,8 @@ SETTINGS = {
 }
 
 
-def sdxl_shape(dtype):
-    """(base, foreground) MODELs of SDXL's shape, random weights."""
+def random_sdxl(dtype, channels: int = 320, context: int = 2048, pooled: int = 1280, rank: int = 256):
+    """(base, foreground) MODELs of SDXL's blocks, random weights."""
     import comfy.model_management
     import comfy.model_patcher
     import comfy.supported_models
@@ -51,29 +53,24 @@ def sdxl_shape(dtype):
     from comfy.weight_adapter import LoRAAdapter
 
     device = comfy.model_management.get_torch_device()
-    config = comfy.supported_models.SDXL(SDXL_UNET)
+    shape = {**SDXL_UNET, "model_channels": channels, "context_dim": context, "adm_in_channels": pooled + 1536}
+    config = comfy.supported_models.SDXL(shape)
     config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device))
     model = config.get_model({}, device="cpu")
     noise = torch.randn(2**22, generator=torch.Generator().manual_seed(0))
-    for (
-        name,
-        p,
-    ) in model.diffusion_model.named_parameters():  # one block of noise, repeated: drawing 2.6 G values is slow
+    for name, p in model.diffusion_model.named_parameters():  # one block of noise, repeated: drawing 2.6 G values is slow
         values = noise.repeat(-(-p.numel() // noise.numel()))[: p.numel()].view(p.shape)
-        p.data.copy_(
-            values / math.sqrt(p[0].numel())
-            if p.ndim > 1
-            else 1 + 0.1 * values
-            if name.endswith("weight")
-            else 0.1 * values
-        )
+        if p.ndim > 1:
+            p.data.copy_(values / math.sqrt(p[0].numel()))
+        else:
+            p.data.copy_(1 + 0.1 * values if name.endswith("weight") else 0.1 * values)
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     base = patcher(model.eval(), load_device=device, offload_device=comfy.model_management.unet_offload_device())
     patches = {}
     for name, weight in model.named_parameters():
         if name.endswith((".to_q.weight", ".to_k.weight", ".to_v.weight", ".to_out.0.weight")):
             out, into = weight.shape
-            up, down = noise[: out * 256].view(out, 256) * 0.01, noise[: 256 * into].view(256, into) / math.sqrt(into)
+            up, down = noise[: out * rank].view(out, rank) * 0.01, noise[: rank * into].view(rank, into) / math.sqrt(into)
             patches[name] = LoRAAdapter(set(), (up.to(torch.float16), down.to(torch.float16), None, None, None, None))
     foreground = base.clone()
     foreground.add_patches(patches, 1.0)
@@ -88,6 +85,25 @@ def second_checkpoint(base, foreground):
         for strength, patch, *_ in entries:
             model.add_patches({key: patch}, strength)
     return model
+
+
+def print_counts(title: str, runs: dict, options: argparse.Namespace, run) -> None:
+    """Print what one evaluation of each setting launches and moves, in multiples of the stock run."""
+    from counting import per_evaluation
+
+    def sample(chosen, steps: int) -> None:
+        options.steps = steps
+        run(chosen)
+
+    sys.stdout.write(f"{title}, per evaluation\n")
+    plain = None
+    for name, chosen in runs.items():
+        launches, moved = per_evaluation(lambda steps, chosen=chosen: sample(chosen, steps))
+        plain = plain or (launches, moved)
+        sys.stdout.write(
+            f"{name:22s} {launches:7d} launches {launches / plain[0]:5.2f} x stock   "
+            f"{moved / 2**20:8.0f} MiB {moved / plain[1]:5.2f} x stock\n"
+        )
 
 
 def profile(name: str, run) -> None:
@@ -108,14 +124,16 @@ def profile(name: str, run) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", type=Path, required=True)
-    parser.add_argument("--shape", choices=["demo", "sdxl"], default="demo")
+    parser.add_argument("--shape", choices=["demo", "deep", "sdxl"], default="demo")
     parser.add_argument("--size", type=int)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
     parser.add_argument("--two-checkpoints", action="store_true")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--count", action="store_true")
     options = parser.parse_args()
     start_host(options.host)
     register_pack()
@@ -133,8 +151,10 @@ def main() -> int:
     if options.shape == "demo":
         demo = load_demo()
         base, foreground, size = demo.base, demo.foreground, options.size or 128
+    elif options.shape == "deep":
+        (base, foreground), size = random_sdxl(dtype, 64, 64, 32, 4), options.size or 256
     else:
-        (base, foreground), size = sdxl_shape(dtype), options.size or 1024
+        (base, foreground), size = random_sdxl(dtype), options.size or 1024
     runs: dict[str, tuple | int] = {STOCK: 1, SEQUENCE: 3}  # stock: runs, together of three pictures
     runs.update({name: (foreground, choice) for name, choice in SETTINGS.items()})
     if options.two_checkpoints:
@@ -145,10 +165,10 @@ def main() -> int:
         [[text, {"pooled_output": torch.zeros(1, pooled), "layerfusion_eos": [9]}]]
         for text in torch.randn(4, 1, 77, width, generator=torch.Generator().manual_seed(0))
     ]
-    latent = torch.zeros(1, 4, size // 8, size // 8)
+    latent = torch.zeros(options.batch, 4, size // 8, size // 8)
 
-    def stock(batch: int) -> torch.Tensor:
-        pictures = latent.repeat(batch, 1, 1, 1)
+    def stock(pictures: int) -> torch.Tensor:
+        pictures = latent.repeat(pictures, 1, 1, 1)
         return comfy.sample.sample(
             base, comfy.sample.prepare_noise(pictures, 1), options.steps, 7.0, "euler", "normal", prompts[1], prompts[3],
             pictures, seed=1, disable_pbar=True,
@@ -170,6 +190,10 @@ def main() -> int:
             sys.exit(f"{chosen}: the result is not finite")
         return seconds / options.steps
 
+    title = f"{options.shape}, {size} x {size}, batch {options.batch}, {options.dtype}"
+    if options.count:
+        print_counts(title, runs, options, run)
+        return 0
     times: dict[str, list[float]] = {name: [] for name in runs}
     peaks: dict[str, float] = {}
     with torch.inference_mode():
@@ -183,9 +207,7 @@ def main() -> int:
                 if repeat or options.repeats == 0:  # the first round warms up
                     times[name].append(seconds)
     plain = times[STOCK]
-    sys.stdout.write(
-        f"{options.shape}, {size} x {size}, {options.dtype}, {torch.get_num_threads()} threads, {base.load_device}\n"
-    )
+    sys.stdout.write(f"{title}, {torch.get_num_threads()} threads, {base.load_device}\n")
     for name, seconds in times.items():
         ratio = statistics.median(a / b for a, b in zip(seconds, plain))
         peak = f"   {peaks[name]:6.2f} GiB" if name in peaks else ""
