@@ -26,24 +26,24 @@ FROZEN_AFTER = 4  # evaluations
 
 def _hard(bl, bg, masks):
     """`adapt` with the hard mask: a'_BG = a'_BL (1 - hard) + a_BG hard."""
-    return bl, torch.lerp(bl, bg, masks.hard[:, 0, :, None])
+    return bl, torch.lerp(bl, bg, masks.hard[:, 0])
 
 
 def _grown(bl, bg, masks):
     """`adapt` with the grown hard mask."""
-    return bl, torch.lerp(bl, bg, masks.grown[..., None])
+    return bl, torch.lerp(bl, bg, masks.grown)
 
 
 def _from_grown(bl, bg, masks):
     """`from_background` with the grown hard mask: outside of it the blended stream takes the background's."""
-    return torch.lerp(bg, bl, masks.grown[..., None]), bg
+    return torch.lerp(bg, bl, masks.grown), bg
 
 
 def _share(mask: Callable, weight: float = 0.5) -> Callable:
     """`share`: outside `mask` both take weight a'_BL + (1 - weight) a_BG; inside each keeps its own."""
 
     def update(bl, bg, masks):
-        inside, both = mask(masks)[..., None], torch.lerp(bg, bl, weight)
+        inside, both = mask(masks), torch.lerp(bg, bl, weight)
         return torch.lerp(both, bl, inside), torch.lerp(both, bg, inside)
 
     return update
@@ -52,7 +52,7 @@ def _share(mask: Callable, weight: float = 0.5) -> Callable:
 UPDATES = {
     "hard": _hard, "grown": _grown, "from_grown": _from_grown, "share_soft": _share(lambda masks: masks.soft[:, 0]),
     "share_70": _share(lambda masks: masks.grown, 0.7),
-    "share_mixed": _share(lambda masks: masks.grown if masks.grown.shape[-1] > 16 else masks.hard[:, 0]),
+    "share_mixed": _share(lambda masks: masks.grown if masks.grown.shape[-2] > 16 else masks.hard[:, 0]),
 }  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def _blend_with(original: Callable, update: Callable) -> Callable:
     """As `blending.blend` for one foreground; `update` gives blended and background of the mixed outputs."""
 
     def blend(a, masks, layout, background, site, strength=1.0):
-        out = original(a, masks, layout, BackgroundMode.OFF, site, 1.0)
+        out = original(a.clone(), masks, layout, BackgroundMode.OFF, site, 1.0)
         masks = Masks(*(mask.repeat(a.shape[0] // mask.shape[0], *[1] * (mask.ndim - 1)) for mask in masks))
         bl, bg = update(out[:, layout.blended], out[:, layout.background], masks)
         out = torch.cat((out[:, : layout.foregrounds], bl[:, None], bg[:, None]), dim=1)
@@ -73,7 +73,7 @@ def _without_feedback(original: Callable) -> Callable:
     """The foreground keeps its own attention: no a'_FG = a'_BL hard + a_FG (1 - hard)."""
 
     def blend(a, masks, layout, background, site, strength=1.0):
-        out = original(a, masks, layout, background, site, strength)
+        out = original(a.clone(), masks, layout, background, site, strength)
         return torch.cat((a[:, : layout.foregrounds], out[:, layout.foregrounds :]), dim=1)
 
     return blend
@@ -84,22 +84,22 @@ def _without_feedback(original: Callable) -> Callable:
 
 def _structure_only(original: Callable) -> Callable:
     """mask_soft = s', already min-maxed: no text prior."""
-    return lambda maps, *blocks: norm(
-        resize_map(maps.structure.float(), maps.structure_grid, maps.grids[blocks[0]])
-    ).expand(len(blocks), -1, -1)
+    return lambda maps, grid: norm(resize_map(maps.structure.float(), maps.structure_grid, grid)).expand(
+        len(maps.on(grid)), -1, -1
+    )
 
 
 def _content_only(original: Callable) -> Callable:
     """mask_soft = norm(c): no structure prior."""
-    return lambda maps, *blocks: norm(torch.stack([maps.content[block] for block in blocks]).float())
+    return lambda maps, grid: norm(maps.content[grid].float())
 
 
 def _words(original: Callable) -> Callable:
     """c from the prompt's words, the columns between start and <EOS>, instead of <EOS>."""
 
     def text_columns(conditioning, device):
-        columns = torch.arange(1, conditioning[EOS_KEY][0], device=device)
-        return dataclasses.replace(original(conditioning, device), columns=columns)
+        words = list(range(1, conditioning[EOS_KEY][0]))
+        return dataclasses.replace(original(conditioning, device), eos=words, _of={})
 
     return text_columns
 
@@ -139,14 +139,14 @@ def _only(fine: bool):
 
 def _tight(original: Callable) -> Callable:
     """`one_scene` shares predictions up to the grown hard mask of both priors, as attention, not of content alone."""
-    return lambda self: self.masks(self.last, self.maps.structure).grown
+    return lambda self: self.masks(self.last, self.maps.structure).grown.squeeze(-1)
 
 
 def _low(original: Callable) -> Callable:
     """`one_scene` shares predictions up to the grown soft mask of both priors, cut at 0.25."""
 
     def surround(self):
-        soft = grow(self.masks(self.last, self.maps.structure).soft, self.maps.grids[self.last])
+        soft = grow(self.masks(self.last, self.maps.structure).soft.squeeze(-1), self.maps.grids[self.last])
         return torch.sigmoid(self.options.hardness * (soft - 0.25))
 
     return surround

@@ -23,37 +23,31 @@ def blend(
     site: str,
     strength: float = 1.0,
 ) -> torch.Tensor:
-    """Blend one attention's outputs across the streams of each sample.
+    """Blend one attention's outputs across the streams of each sample, in place.
 
-    a: (G, S, M, C), G groups of rows; masks: of N samples, G a multiple of N, in a's type; site: "attn1" or "attn2".
-    Returns a new (G, S, M, C) of a's dtype. strength g: lerp(a, a', g), 0 returns `a` itself.
+    a: (G, S, M, C), G groups of rows; masks: of N samples, G a multiple of N, over channels and in a's type; site: "attn1"
+    or "attn2". Returns a', which is `a` itself, written over; with a strength g below 1 a new lerp(a, a', g).
     """
     if strength == 0.0:
         return a
-    soft, hard = masks.soft.unsqueeze(-1).unbind(1), masks.hard.unsqueeze(-1).unbind(1)  # K of (N, M, 1)
-    keep, scene = masks.keep.unsqueeze(-1), masks.scene.unsqueeze(-1)  # (N, M, 1)
-    out = torch.empty_like(a)
-    *foregrounds, a_bl, a_bg = a.unflatten(0, (-1, keep.shape[0])).unbind(2)  # S of (G / N, N, M, C)
-    *new_fg, new_bl, new_bg = out.unflatten(0, (-1, keep.shape[0])).unbind(2)
-
-    # One kernel an update, written where it belongs: on a GPU a run is as slow as its kernels are many.
-    for k, a_fg in enumerate(foregrounds):
-        a_bl = torch.lerp(a_bl, a_fg, soft[k], out=new_bl)  # a'_BL = a_FG soft + a_BL (1 - soft)
-    for k, a_fg in enumerate(foregrounds):
-        torch.lerp(a_fg, a_bl, hard[k], out=new_fg[k])  # a'_FG = a'_BL hard + a_FG (1 - hard)
+    blended = a if strength == 1.0 else a.clone()
+    # In place, one kernel an update: on a GPU a run is as slow as its kernels are many.
+    *foregrounds, bl, bg = blended.unflatten(0, (-1, masks.keep.shape[0])).unbind(2)  # S of (G / N, N, M, C)
+    for fg, soft in zip(foregrounds, masks.soft.unbind(1)):
+        bl.lerp_(fg, soft)  # a'_BL = a_FG soft + a_BL (1 - soft)
+    for fg, hard in zip(foregrounds, masks.hard.unbind(1)):
+        fg.lerp_(bl, hard)  # a'_FG = a'_BL hard + a_FG (1 - hard)
 
     if background == BackgroundMode.ADAPT or (background == BackgroundMode.ADAPT_SELF and site == "attn1"):
-        torch.lerp(a_bg, a_bl, keep, out=new_bg)  # a'_BG = a'_BL (1 - soft) + a_BG soft
+        bg.lerp_(bl, masks.keep)  # a'_BG = a'_BL (1 - soft) + a_BG soft
     elif background == BackgroundMode.LITERAL:
-        torch.lerp(a_bl, a_bg, keep, out=new_bg)  # a'_BG = a'_BL soft + a_BG (1 - soft), as printed
+        bg.lerp_(bl, 1.0 - masks.keep)  # a'_BG = a'_BL soft + a_BG (1 - soft), as printed
+    elif background == BackgroundMode.FROM_BACKGROUND:
+        bl.lerp_(bg, masks.keep)  # a''_BL = a'_BL soft + a_BG (1 - soft)
     elif background in (BackgroundMode.SHARE, BackgroundMode.ONE_SCENE):
-        torch.lerp(a_bg, a_bl, scene, out=new_bg)  # a'_X = a_X grown + (a_BL + a_BG) / 2 (1 - grown)
-        torch.lerp(a_bl, a_bg, scene, out=new_bl)
-    else:
-        new_bg.copy_(a_bg)
-        if background == BackgroundMode.FROM_BACKGROUND:
-            torch.lerp(a_bl, a_bg, keep, out=new_bl)  # a''_BL = a'_BL soft + a_BG (1 - soft)
-    return out if strength == 1.0 else torch.lerp(a, out, strength)
+        bl.lerp_(bg, masks.scene)  # a'_X = a_X grown + (a_BL + a_BG) / 2 (1 - grown), X = BL, BG
+        bg.lerp_(bl, masks.back)
+    return blended if strength == 1.0 else torch.lerp(a, blended, strength)
 
 
 def blend_predictions(

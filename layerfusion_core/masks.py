@@ -11,9 +11,10 @@ import torch.nn.functional as F
 class Masks(NamedTuple):
     """The masks of one transformer block for N samples of K foregrounds, each in [0, 1].
 
-    soft, hard: (N, K, M); grown: (N, M), see `grow`; keep: (N, M), what no foreground covers, prod_k (1 - soft_k);
-    scene: (N, M), the share of each other's that blended and background take where they show one scene, (1 - grown) / 2.
-    All may have a leading dimension of blocks on one token grid.
+    soft, hard: (N, K, M); the others (N, M), over all K. All may have a leading dimension of blocks on one token grid, and a
+    last one of 1 for the channels. grown: see `grow`; keep: what no foreground covers, prod_k (1 - soft_k); scene: the share
+    of the background's that the blended stream takes where both show one scene, (1 - grown) / 2; back: the share of the
+    blended stream's that the background takes then, so that it ends at the same mix, scene / (1 - scene).
     """
 
     soft: torch.Tensor
@@ -21,6 +22,11 @@ class Masks(NamedTuple):
     grown: torch.Tensor
     keep: torch.Tensor
     scene: torch.Tensor
+    back: torch.Tensor
+
+    def over_channels(self) -> Masks:
+        """The masks with a last dimension of 1, as `blend` takes them."""
+        return Masks(*(mask.unsqueeze(-1) for mask in self))
 
     def to(self, like: torch.Tensor) -> Masks:
         """The masks on the device and in the type of `like`."""
@@ -29,7 +35,7 @@ class Masks(NamedTuple):
 
 def masks_of(soft: torch.Tensor, hard: torch.Tensor, grown: torch.Tensor) -> Masks:
     """`Masks` of soft and hard (..., K, M) and grown (..., M)."""
-    return Masks(soft, hard, grown, (1.0 - soft).prod(dim=-2), (1.0 - grown) / 2)
+    return Masks(soft, hard, grown, (1.0 - soft).prod(dim=-2), (1.0 - grown) / 2, (1.0 - grown) / (1.0 + grown))
 
 
 def norm(x: torch.Tensor) -> torch.Tensor:

@@ -16,32 +16,41 @@ Grid = tuple[int, int]  # token rows, token columns
 class PriorMaps:
     """The priors of one evaluation for R foreground rows (samples x foregrounds).
 
-    structure: s' (R, M) on `structure_grid`, the last self-attention's; content: c^l (R, M_l) per block on `grids`.
+    structure: s' (R, M) on `structure_grid`, the last self-attention's; grids: the token grid of every block, in the order
+    in which they run; content: c^l of the blocks on each grid, in that order, (blocks, R, M_l).
     """
 
     structure: torch.Tensor
     structure_grid: Grid
-    content: dict[Block, torch.Tensor]
+    content: dict[Grid, torch.Tensor]
     grids: dict[Block, Grid]
 
-    def soft(self, *blocks: Block) -> torch.Tensor:
-        """mask_soft of blocks on one grid, (blocks, R, M_l) fp32."""
-        structure = resize_map(self.structure.float(), self.structure_grid, self.grids[blocks[0]])
-        return soft_mask(structure, torch.stack([self.content[block] for block in blocks]).float())
+    def on(self, grid: Grid) -> list[Block]:
+        """The blocks on a grid."""
+        return [block for block, own in self.grids.items() if own == grid]
 
-    def masks(self, grid: Grid, hardness: float, foregrounds: int) -> tuple[list[Block], Masks]:
-        """The blocks on a grid, and their masks (blocks, N, ...) for samples of `foregrounds` rows each."""
-        blocks = [block for block, own in self.grids.items() if own == grid]
-        soft = self.soft(*blocks).unflatten(1, (-1, foregrounds))
+    def content_of(self, block: Block) -> torch.Tensor:
+        """c^l of one block, (R, M_l)."""
+        grid = self.grids[block]
+        return self.content[grid][self.on(grid).index(block)]
+
+    def soft(self, grid: Grid) -> torch.Tensor:
+        """mask_soft of the blocks on a grid, (blocks, R, M_l) fp32."""
+        structure = resize_map(self.structure.float(), self.structure_grid, grid)
+        return soft_mask(structure, self.content[grid].float())
+
+    def masks(self, grid: Grid, hardness: float, foregrounds: int) -> Masks:
+        """The masks of the blocks on a grid, (blocks, N, ...), for samples of `foregrounds` rows each."""
+        soft = self.soft(grid).unflatten(1, (-1, foregrounds))
         hard = hard_mask(soft, hardness)
-        return blocks, masks_of(soft, hard, grow(hard, grid))
+        return masks_of(soft, hard, grow(hard, grid))
 
     def stored(self) -> PriorMaps:
         """A half-precision copy in main memory, for the record."""
         return PriorMaps(
             self.structure.to("cpu", torch.float16),
             self.structure_grid,
-            {block: c.to("cpu", torch.float16) for block, c in self.content.items()},
+            {grid: c.to("cpu", torch.float16) for grid, c in self.content.items()},
             self.grids,
         )
 
@@ -70,9 +79,15 @@ class PriorCollector:
         """The maps of this evaluation, or None when it showed no positive foreground row."""
         if not self._scores or self.last not in self._content:
             return None
-        structure = structure_prior(torch.stack(self._scores).mean(dim=0))
-        content = {block: torch.stack(maps).mean(dim=0) for block, maps in self._content.items()}
-        return PriorMaps(structure, self._grid, content, dict(self._grids))
+        content: dict[Grid, list[torch.Tensor]] = {}
+        for block, maps in self._content.items():
+            content.setdefault(self._grids[block], []).append(_mean(maps))
+        stacked = {grid: torch.stack(maps) for grid, maps in content.items()}
+        return PriorMaps(structure_prior(_mean(self._scores)), self._grid, stacked, dict(self._grids))
+
+
+def _mean(maps: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(maps).mean(dim=0) if len(maps) > 1 else maps[0]
 
 
 @dataclass
@@ -102,7 +117,7 @@ class PriorRecord:
     @property
     def blocks(self) -> list[Block]:
         """Blocks with a content map, in execution order."""
-        return list(self.maps[0].content) if self.maps else []
+        return list(self.maps[0].grids) if self.maps else []
 
     def images(self, step: int, block: Block | None = None) -> dict[str, torch.Tensor]:
         """The four maps of the paper's Fig. 2 at one recorded evaluation, each (R, h, w) fp32 in [0, 1].
@@ -115,11 +130,12 @@ class PriorRecord:
         if not -len(self.maps) <= step < len(self.maps):
             raise ValueError(f"step {step} does not exist: {len(self.maps)} evaluations were recorded")
         maps, block = self.maps[step], block or self.last
-        if block not in maps.content:
-            known = ", ".join("{}.{}.{}".format(*b) for b in maps.content)
+        if block not in maps.grids:
+            known = ", ".join("{}.{}.{}".format(*b) for b in maps.grids)
             raise ValueError(f"block {'{}.{}.{}'.format(*block)} does not exist; this model has: {known}")
-        grid, soft = maps.grids[block], maps.soft(block)[0]
-        content = maps.content[block].float()
+        grid = maps.grids[block]
+        soft = maps.soft(grid)[maps.on(grid).index(block)]
+        content = maps.content_of(block).float()
         low, high = content.amin(-1, keepdim=True), content.amax(-1, keepdim=True)
         found = {
             "structure": resize_map(maps.structure.float(), maps.structure_grid, grid),

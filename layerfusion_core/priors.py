@@ -40,22 +40,23 @@ def structure_scores(q: torch.Tensor, k: torch.Tensor, heads: int) -> torch.Tens
 
 
 def content_confidence(
-    q: torch.Tensor, k: torch.Tensor, heads: int, columns: torch.Tensor, tokens: int | None = None
+    q: torch.Tensor, k: torch.Tensor, heads: int, columns: torch.Tensor | slice, tokens: int | None = None
 ) -> torch.Tensor:
     """Head-averaged cross-attention probability of the <EOS> token: c_i in [0, 1].
 
     q: (B, M, heads * d); k: (B, L, heads * d), of which the first `tokens` columns count (a host may repeat a prompt
-    to another's length, which leaves the softmax over one copy unchanged). columns: (C,) long, the text columns whose
-    mean probability is taken; one column, the <EOS>, is the paper's prior. Returns (B, M) fp32.
+    to another's length, which leaves the softmax over one copy unchanged). columns: (C,) long or a slice, the text columns
+    whose mean probability is taken; one column, the <EOS>, is the paper's prior. Returns (B, M) fp32.
     """
     queries = _split_heads(q, heads)
     keys = _split_heads(k[:, :tokens], heads).transpose(2, 3)
     keys = keys * keys.shape[-2] ** -0.5  # 1 / sqrt d, on the smaller of the two
     confidence = queries.new_empty(q.shape[:2])
+    columns = columns if isinstance(columns, slice) else columns.to(q.device)
     step = _rows_per_chunk(heads, keys.shape[-1], q.device)
     for b in range(q.shape[0]):
         for start in range(0, q.shape[1], step):
             rows = slice(start, start + step)
             p = torch.softmax(queries[b, :, rows] @ keys[b], dim=-1)  # (heads, rows, L)
-            torch.mean(p.index_select(-1, columns), dim=(0, 2), out=confidence[b, rows])
+            torch.mean(p[..., columns], dim=(0, 2), out=confidence[b, rows])
     return confidence

@@ -161,7 +161,7 @@ def _collect(forward: Forward, block: Block, site: str, q, k, extra_options) -> 
         else:
             shown = [forward.text.shown(prompt.tokens, k.shape[1]) for prompt in text]
             confidence = [
-                content_confidence(queries[:, i], keys[:, i], heads, prompt.of(n).to(q.device), n)
+                content_confidence(queries[:, i], keys[:, i], heads, prompt.of(n), n)
                 for i, (prompt, n) in enumerate(zip(text, shown))
             ]
             collector.add_content(block, interleave(confidence), grid)

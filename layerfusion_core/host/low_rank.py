@@ -48,7 +48,7 @@ class LowRankTerms(torch.nn.Module):
             low = [[_products(x, own) for x in _batches(foreground(each))] for each, own in zip(given, downs)]
         for name, up, scale, parts in zip(self.names, ups, self.scales, low):
             for out, part in zip(_batches(foreground(outs[name])), parts):
-                torch.baddbmm(out, part, up.t().expand(out.shape[0], -1, -1), alpha=scale, out=out)
+                out.baddbmm_(part, up.t().expand(out.shape[0], -1, -1), alpha=scale)
 
 
 def grouped(terms: dict[str, list[Term]], site: str, dtype: torch.dtype | None) -> list[LowRankTerms]:

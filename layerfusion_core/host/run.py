@@ -29,13 +29,14 @@ class TextColumns:
     tokens: int
     chunk: int
     device: torch.device
-    _of: dict[int, torch.Tensor] = field(default_factory=dict)
+    _of: dict[int, torch.Tensor | slice] = field(default_factory=dict)
 
-    def of(self, keys: int) -> torch.Tensor:
-        """The columns (C,) long among the `keys` that an attention has of this prompt, fewer than tokens with NegPip."""
+    def of(self, keys: int) -> torch.Tensor | slice:
+        """The columns among the `keys` that an attention has of this prompt, fewer than tokens with NegPip; (C,) or a slice."""
         if keys not in self._of:  # once in a run: a copy to the device in every block would make the device wait
             columns = [c for c in self.eos if c < keys] or [c for c in range(keys) if c % self.chunk]
-            self._of[keys] = torch.tensor(columns or [0], dtype=torch.long, device=self.device)
+            one = len(columns) == 1
+            self._of[keys] = slice(columns[0], columns[0] + 1) if one else torch.tensor(columns or [0], device=self.device)
         return self._of[keys]
 
 
@@ -103,7 +104,7 @@ class BlendRun:
 
     def surround(self) -> torch.Tensor:
         """`surround_mask` of the last block for N samples."""
-        content = self.maps.content[self.last].float().unflatten(0, (-1, self.layout.foregrounds))
+        content = self.maps.content_of(self.last).float().unflatten(0, (-1, self.layout.foregrounds))
         return surround_mask(content, self.maps.grids[self.last], self.options.hardness)
 
     def end_evaluation(self) -> None:
@@ -126,15 +127,16 @@ class BlendRun:
         self.maps, self._masks = maps, {}
 
     def masks(self, block: Block, like: torch.Tensor) -> Masks:
-        """The masks of a block for N samples, on the device and in the type of `like`; made once per evaluation.
+        """The masks of a block for N samples, (N, ..., M, 1), on the device and in the type of `like`, once per evaluation.
 
         Those of all blocks on one token grid are made together.
         """
         key = (block, like.device, like.dtype)
         if key not in self._masks:
-            blocks, masks = self.maps.masks(self.maps.grids[block], self.options.hardness, self.layout.foregrounds)
-            each = zip(*(mask.unbind(0) for mask in masks.to(like)))
-            self._masks.update(((name, *key[1:]), Masks(*own)) for name, own in zip(blocks, each))
+            grid = self.maps.grids[block]
+            masks = self.maps.masks(grid, self.options.hardness, self.layout.foregrounds).to(like)
+            each = zip(*(mask.unbind(0) for mask in masks.over_channels()))
+            self._masks.update(((name, *key[1:]), Masks(*own)) for name, own in zip(self.maps.on(grid), each))
         return self._masks[key]
 
     def collect_from(self, uuid: object) -> PriorCollector | None:

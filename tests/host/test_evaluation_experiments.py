@@ -89,7 +89,7 @@ def test_resolutions_that_blend(maker, name, tokens, monkeypatch):
 
 def masks(level: float) -> Masks:
     """Masks of one value."""
-    return masks_of(*(torch.full(shape, level) for shape in [(2, 1, 16), (2, 1, 16), (2, 16)]))
+    return masks_of(*(torch.full(shape, level) for shape in [(2, 1, 16), (2, 1, 16), (2, 16)])).over_channels()
 
 
 @pytest.mark.parametrize("name", experiments.UPDATES)
@@ -98,20 +98,20 @@ def test_updates_leave_the_foreground_alone_and_fit_where_masks_are_plain(name):
     layout, a = StreamLayout(1), torch.randn(2, 3, 16, 8)
     update = experiments._blend_with(blend, experiments.UPDATES[name])
     for level in (0.0, 1.0):
-        out = update(a, masks(level), layout, BackgroundMode.ADAPT, "attn1")
-        plain = blend(a, masks(level), layout, BackgroundMode.OFF, "attn1")
+        out = update(a.clone(), masks(level), layout, BackgroundMode.ADAPT, "attn1")
+        plain = blend(a.clone(), masks(level), layout, BackgroundMode.OFF, "attn1")
         assert torch.allclose(out[:, 0], plain[:, 0])
         if level:
             assert torch.allclose(out, plain, atol=1e-6)
         else:
             assert torch.allclose(out[:, 1], out[:, 2], atol=1e-6)
-    assert torch.equal(update(a, masks(level), layout, BackgroundMode.ADAPT, "attn1", 0.0), a)
+    assert torch.equal(update(a.clone(), masks(level), layout, BackgroundMode.ADAPT, "attn1", 0.0), a)
 
 
 def test_without_feedback_only_the_foreground_is_left_alone():
     layout, a = StreamLayout(1), torch.randn(2, 3, 16, 8)
-    out = experiments._without_feedback(blend)(a, masks(0.7), layout, BackgroundMode.ADAPT, "attn1")
-    plain = blend(a, masks(0.7), layout, BackgroundMode.ADAPT, "attn1")
+    out = experiments._without_feedback(blend)(a.clone(), masks(0.7), layout, BackgroundMode.ADAPT, "attn1")
+    plain = blend(a.clone(), masks(0.7), layout, BackgroundMode.ADAPT, "attn1")
     assert torch.equal(out[:, 0], a[:, 0])
     assert torch.equal(out[:, 1:], plain[:, 1:])
 

@@ -188,7 +188,7 @@ def record(samples: int, foregrounds: int = 1, steps: int = 2):
     found = PriorRecord(10.0, foregrounds, (24, 16), block)
     for step in range(steps):
         structure, content = torch.rand(2, samples * foregrounds, 6, generator=generator)
-        found.add(1.0 - step, PriorMaps(structure, (3, 2), {block: content}, {block: (3, 2)}))
+        found.add(1.0 - step, PriorMaps(structure, (3, 2), {(3, 2): content[None]}, {block: (3, 2)}))
     return found
 
 

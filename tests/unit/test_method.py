@@ -127,13 +127,14 @@ def test_growing_a_mask():
 
 LAYOUT = StreamLayout(1)
 A = random(2, 3, 6, 5)
-MASKS = masks_of(*(random(*shape, seed=2 + i).sigmoid() for i, shape in enumerate([(2, 1, 6), (2, 1, 6), (2, 6)])))
+SHAPES = (2, 1, 6), (2, 1, 6), (2, 6)
+MASKS = masks_of(*(random(*shape, seed=2 + i).sigmoid() for i, shape in enumerate(SHAPES))).over_channels()
 
 
 def written_out(mode: BackgroundMode, site: str) -> list[torch.Tensor]:
     """The equations of the paper, as printed."""
     fg, bl, bg = A.unbind(1)
-    s, h, grown = MASKS.soft[:, 0, :, None], MASKS.hard[:, 0, :, None], MASKS.grown[..., None]
+    s, h, grown = MASKS.soft[:, 0], MASKS.hard[:, 0], MASKS.grown
     new_bl = fg * s + bl * (1 - s)
     new_fg = new_bl * h + fg * (1 - h)
     new_bg = bg
@@ -152,37 +153,43 @@ def written_out(mode: BackgroundMode, site: str) -> list[torch.Tensor]:
 @pytest.mark.parametrize("site", ["attn1", "attn2"])
 @pytest.mark.parametrize("mode", list(BackgroundMode))
 def test_blending_equals_the_equations(mode, site):
-    found = blend(A, MASKS, LAYOUT, mode, site).unbind(1)
+    found = blend(A.clone(), MASKS, LAYOUT, mode, site).unbind(1)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, written_out(mode, site)))
 
 
 def test_strength_interpolates_and_zero_is_the_input_itself():
-    full = blend(A, MASKS, LAYOUT, BackgroundMode.ADAPT, "attn1")
-    half = blend(A, MASKS, LAYOUT, BackgroundMode.ADAPT, "attn1", 0.5)
+    full = blend(A.clone(), MASKS, LAYOUT, BackgroundMode.ADAPT, "attn1")
+    half = blend(A.clone(), MASKS, LAYOUT, BackgroundMode.ADAPT, "attn1", 0.5)
     assert torch.allclose(half, (A + full) / 2, atol=1e-6)
     assert blend(A, MASKS, LAYOUT, BackgroundMode.ADAPT, "attn1", 0.0) is A
 
 
-def test_blending_leaves_its_input_alone_and_keeps_its_type():
-    half, before = A.half(), A.half().clone()
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_blending_writes_over_its_input_or_leaves_it_whole(strength):
+    a = A.clone()
+    found = blend(a, MASKS, LAYOUT, BackgroundMode.SHARE, "attn1", strength)
+    assert (found is a) == (strength == 1.0) and torch.equal(a, A) == (strength < 1.0)
+
+
+def test_blending_keeps_the_type():
+    half = A.half()
     assert blend(half, MASKS.to(half), LAYOUT, BackgroundMode.ADAPT, "attn1").dtype == torch.float16
-    assert torch.equal(half, before)
 
 
 def test_groups_beyond_the_samples_take_the_samples_masks_again():
     """Positive and negative rows: the masks of N samples serve every chunk of N groups."""
     a = random(4, 3, 6, 5, seed=6)
-    both = blend(a, MASKS, LAYOUT, BackgroundMode.SHARE, "attn1")
-    each = [blend(half, MASKS, LAYOUT, BackgroundMode.SHARE, "attn1") for half in a.split(2)]
+    both = blend(a.clone(), MASKS, LAYOUT, BackgroundMode.SHARE, "attn1")
+    each = [blend(half.clone(), MASKS, LAYOUT, BackgroundMode.SHARE, "attn1") for half in a.split(2)]
     assert torch.equal(both, torch.cat(each))
 
 
 def test_zero_and_one_masks():
-    zeros, ones = (masks_of(*(full(shape) for shape in [(2, 1, 6)] * 2 + [(2, 6)])) for full in (torch.zeros, torch.ones))
+    zeros, ones = (masks_of(*map(full, SHAPES)).over_channels() for full in (torch.zeros, torch.ones))
     fg, bl, bg = A.unbind(1)
-    nothing = blend(A, zeros, LAYOUT, BackgroundMode.LITERAL, "attn1").unbind(1)
+    nothing = blend(A.clone(), zeros, LAYOUT, BackgroundMode.LITERAL, "attn1").unbind(1)
     assert all(torch.equal(a, b) for a, b in zip(nothing, (fg, bl, bg)))
-    everything = blend(A, ones, LAYOUT, BackgroundMode.ADAPT, "attn1").unbind(1)
+    everything = blend(A.clone(), ones, LAYOUT, BackgroundMode.ADAPT, "attn1").unbind(1)
     assert torch.equal(everything[1], fg) and torch.equal(everything[2], bg)
 
 
@@ -190,7 +197,8 @@ def test_two_foregrounds_are_composited_in_order():
     layout, a = StreamLayout(2), random(1, 4, 6, 5, seed=4)
     soft = torch.zeros(1, 2, 6)
     soft[0, 0, :4], soft[0, 1, 2:] = 1.0, 1.0  # the second lies over the first where both are
-    found = blend(a, masks_of(soft, torch.zeros(1, 2, 6), torch.zeros(1, 6)), layout, BackgroundMode.ADAPT, "attn1")[0]
+    masks = masks_of(soft, torch.zeros(1, 2, 6), torch.zeros(1, 6)).over_channels()
+    found = blend(a.clone(), masks, layout, BackgroundMode.ADAPT, "attn1")[0]
     first, second, _, background = a[0]
     assert torch.allclose(found[layout.blended], torch.cat([first[:2], second[2:]]))
     assert torch.equal(found[layout.background], background), "covered everywhere: the background keeps its own"

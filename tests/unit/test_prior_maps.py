@@ -28,16 +28,16 @@ def record() -> PriorRecord:
 def test_masks_of_each_block_on_its_own_grid():
     maps = collected().finish()
     assert torch.allclose(maps.structure, torch.tensor([[1.0, 0, 0.5, 0, 0, 1.0, 0, 0]]))
-    assert torch.allclose(maps.soft(FINE), maps.structure)
+    assert torch.allclose(maps.soft(maps.grids[FINE]), maps.structure)
     # area average of s' over halves of 2 x 2 tokens: 0.5 and 0.125, times 0.1 and 0.2
-    assert torch.allclose(maps.soft(COARSE), torch.tensor([[1.0, 0.0]]))
+    assert torch.allclose(maps.soft(maps.grids[COARSE]), torch.tensor([[1.0, 0.0]]))
 
 
 def test_several_conditionings_are_averaged():
     collector = collected()
     collector.add_structure(torch.full((1, 8), 1.0), (2, 4))
     collector.add_content(FINE, torch.full((1, 8), 0.1), (2, 4))
-    assert torch.allclose(collector.finish().content[FINE], torch.full((1, 8), 0.3))
+    assert torch.allclose(collector.finish().content_of(FINE), torch.full((1, 8), 0.3))
 
 
 def test_nothing_collected_is_none():
