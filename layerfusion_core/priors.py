@@ -50,13 +50,14 @@ def content_confidence(
     """
     queries = _split_heads(q, heads)
     keys = _split_heads(k[:, :tokens], heads).transpose(2, 3)
-    keys = keys * keys.shape[-2] ** -0.5  # 1 / sqrt d, on the smaller of the two
-    confidence = queries.new_empty(q.shape[:2])
+    scale = keys.shape[-2] ** -0.5  # 1 / sqrt d
+    confidence, nothing = queries.new_empty(q.shape[:2]), queries.new_empty(())
     columns = columns if isinstance(columns, slice) else columns.to(q.device)
     step = _rows_per_chunk(heads, keys.shape[-1], q.device)
     for b in range(q.shape[0]):
         for start in range(0, q.shape[1], step):
             rows = slice(start, start + step)
-            p = torch.softmax(queries[b, :, rows] @ keys[b], dim=-1)  # (heads, rows, L)
+            scores = torch.baddbmm(nothing, queries[b, :, rows], keys[b], beta=0, alpha=scale)  # scaled in the product
+            p = torch.softmax(scores, dim=-1)  # (heads, rows, L)
             torch.mean(p[..., columns], dim=(0, 2), out=confidence[b, rows])
     return confidence

@@ -34,9 +34,10 @@ class TextColumns:
     def of(self, keys: int) -> torch.Tensor | slice:
         """The columns among the `keys` that an attention has of this prompt, fewer than tokens with NegPip; (C,) or a slice."""
         if keys not in self._of:  # once in a run: a copy to the device in every block would make the device wait
-            columns = [c for c in self.eos if c < keys] or [c for c in range(keys) if c % self.chunk]
-            one = len(columns) == 1
-            self._of[keys] = slice(columns[0], columns[0] + 1) if one else torch.tensor(columns or [0], device=self.device)
+            columns = [c for c in self.eos if c < keys] or [c for c in range(keys) if c % self.chunk] or [0]
+            span = slice(min(columns), max(columns) + 1)  # columns side by side are read where they are
+            beside = span.stop - span.start == len(columns)
+            self._of[keys] = span if beside else torch.tensor(columns, device=self.device)
         return self._of[keys]
 
 
