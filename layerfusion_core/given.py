@@ -2,7 +2,8 @@
 
 One number per latent cell says it all: keep in [0, 1] = the layer's strength where its mask keeps it. A cell is held at
 the given latent (noised to the current level) for the first `keep` of the run's steps and denoised in the rest, which
-is img2img with denoise = 1 - keep; at 1 it is held to the end and comes out as it went in.
+is img2img with denoise = 1 - keep; at 1 it is held to the end and comes out as it went in. A run that is a part of
+another does not know the others' steps; there `keep` is a share of the model's own schedule.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ class GivenLayers:
         """(N, C, h, w), the same for all layers."""
         return next(layer.samples.shape for layer in self.layers if layer is not None)
 
+    @property
+    def picture(self) -> torch.Tensor:
+        """The one layer (N, C, h, w) that shows most of the picture: blended, else background, else a foreground."""
+        return next(layer.samples for layer in (*self.layers[-2:], *self.layers) if layer is not None)
+
     def rows(self, rest: torch.Tensor, layout: StreamLayout) -> torch.Tensor:
         """Start latents of all streams (N * S, C, h, w): the given ones, and `rest` (N, C, h, w) for the others."""
         return layout.stack([rest if layer is None else layer.samples.to(rest) for layer in self.layers])
@@ -69,6 +75,12 @@ def release_sigmas(keep: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
     steps = len(sigmas) - 1
     index = torch.floor(keep * steps + _STEP).long().clamp(0, max(steps - 1, 0))
     return torch.where(keep >= HELD, -math.inf, sigmas.to(keep)[index])
+
+
+def release_levels(keep: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+    """`release_sigmas` for a part of a run: each cell's noise level in `levels` (n + 1,), those of keep = 0, 1/n ... 1."""
+    index = torch.round(keep * (len(levels) - 1)).long().clamp(0, len(levels) - 1)
+    return torch.where(keep >= HELD, -math.inf, levels.to(keep)[index])
 
 
 def held(release: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..layerfusion_core.host.guider import LayerFusionGuider
-from ..layerfusion_core.host.sampling import split_latent, stack_latent
+from ..layerfusion_core.host.stacked import split_latent, stack_latent
 from ..layerfusion_core.options import LayerFusionOptions
 from ..layerfusion_core.streams import StreamLayout
 from .floats import finite, float_input
@@ -71,7 +71,7 @@ class LayerFusionGuiderNode(io.ComfyNode):
 
 
 class LayerFusionStackLatents(io.ComfyNode):
-    """Gives every layer its row of the latent batch."""
+    """Prepares a latent for the layers of a guider."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -79,13 +79,16 @@ class LayerFusionStackLatents(io.ComfyNode):
             node_id="LayerFusionStackLatents",
             display_name="LayerFusion Stack Latents",
             category=CATEGORY,
-            description="Repeat a latent for foreground, blended and background, with the same noise for the three.",
+            description="Prepare a latent for a LayerFusion Guider: one noise for foreground, blended and background. The "
+            "last node before the sampler.",
             inputs=[
                 io.Latent.Input(
                     "latent", tooltip="Size and batch of the layers: an Empty Latent Image, or LayerFusion Given Layers."
                 )
             ],
-            outputs=[io.Latent.Output(display_name="latent", tooltip="Three rows per picture.")],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="For SamplerCustomAdvanced; it gives three rows per picture.")
+            ],
         )
 
     @classmethod
@@ -102,7 +105,7 @@ class LayerFusionSplitLatents(io.ComfyNode):
             node_id="LayerFusionSplitLatents",
             display_name="LayerFusion Split Latents",
             category=CATEGORY,
-            description="Undo Stack Latents after sampling.",
+            description="Take the layers out of what SamplerCustomAdvanced made of stacked latents.",
             inputs=[io.Latent.Input("latent", tooltip="Output of SamplerCustomAdvanced with a LayerFusion Guider.")],
             outputs=[
                 io.Latent.Output(

@@ -59,7 +59,8 @@ class LayerFusionGivenLayers(io.ComfyNode):
             outputs=[
                 io.Latent.Output(
                     display_name="latent",
-                    tooltip="For latent_image of LayerFusion KSampler, or for LayerFusion Stack Latents.",
+                    tooltip="For latent_image of LayerFusion KSampler, or for LayerFusion Stack Latents. Other nodes see one "
+                    "picture in it: the blended, else the background, else the foreground.",
                 )
             ],
         )

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..layerfusion_core.given import paste_pixels
 from ..layerfusion_core.host.folders import check_layer_model, file_choices, layer_model_files, layer_model_identity
-from ..layerfusion_core.host.given import KEEP_KEY, given_picture
+from ..layerfusion_core.host.given import given_picture
 from ..layerfusion_core.host.transparent_encode import encode_transparent, join_alpha
 from ..layerfusion_core.host.transparent_vae import DECODER, ENCODER, NO_ENCODER, TransparentVAE, load_transparent_vae
 from ..layerfusion_core.transparent_decode import ENSEMBLES, effect_warning
@@ -185,8 +185,8 @@ class LayerFusionDecode(io.ComfyNode):
             show_on_node(cls.hidden.unique_id, message)
             ui = {"text": (message,)}
         pictures["foreground"] = torch.cat([rgb, alpha[..., None]], dim=-1)  # (B, H, W, 4)
-        for name, picture in given.items():
-            pictures[name] = paste_pixels(pictures[name], picture, samples[name][KEEP_KEY])
+        for name, (picture, keep) in given.items():
+            pictures[name] = paste_pixels(pictures[name], picture, keep)
         rgba = pictures["foreground"]
         return io.NodeOutput(rgba, 1.0 - rgba[..., 3], pictures["background"], pictures["blended"], ui=ui)
 

@@ -1,33 +1,30 @@
-"""Given layers inside the host: checked LATENTs, and a denoise mask that differs by stream and noise level.
-
-The host's own inpainting does the work: its `KSamplerX0Inpaint` shows the model the given latent with the run's noise
-at the current level, wherever the denoise mask is 0, and returns the given latent there. The mask function of a run
-(`denoise_mask_function`, as Differential Diffusion has one) makes that mask 0 where a cell is held at this level.
-"""
+"""Given layers in LATENTs: checked on their way in, and what a run's result says of them on its way out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
 
 import torch
-from comfy.samplers import KSAMPLER, CFGGuider
 
-from ..given import HELD, GivenLayer, GivenLayers, held, keep_map, release_sigmas
+from ..given import HELD, GivenLayer, GivenLayers, keep_map
 from ..streams import StreamLayout
 from .latents import require_channels, require_picture, vae_crop
 from .run import PIXELS
 
 GIVEN_KEY = "layerfusion_given"  # of the GivenLayers in a LATENT
 KEEP_KEY = "layerfusion_keep"  # of keep (B, 1, h, w) in the LATENT of a layer that a run with GivenLayers gives
-MASK_FUNCTION = "denoise_mask_function"
+KEPT_KEY = "layerfusion_kept"  # of the given latent (B, C, h, w) beside it
+_ROUNDING = 1e-3  # of a latent's deviation: by which samplers move what they leave alone
+
+log = logging.getLogger(__name__)
 
 
 def given_latent(
     latents: list[dict | None], strengths: list[float], masks: list[torch.Tensor | None], layout: StreamLayout
 ) -> dict:
-    """One LATENT of the given LATENTs, all lists in layout order: empty samples, and GivenLayers under GIVEN_KEY.
+    """One LATENT of the given LATENTs, all lists in layout order: GivenLayers under GIVEN_KEY, and one layer's samples.
 
+    Samples are what other nodes see: the blended picture, else background, else foreground.
     strengths: keep in [0, 1]; masks: (B, H, W) or (H, W), 1 = made anew; a noise mask in a LATENT counts like one. A
     layer of batch 1 serves every picture of the others. ValueError for layers that do not fit each other.
     """
@@ -62,7 +59,7 @@ def given_latent(
         layers.append(GivenLayer(samples, keep_map(strength, samples.shape, regions)))
 
     given = GivenLayers(tuple(layers))
-    out = {"samples": torch.zeros(given.shape), GIVEN_KEY: given}
+    out = {"samples": given.picture.clone(), GIVEN_KEY: given}
     indices = next((v["batch_index"] for v in found.values() if len(v.get("batch_index") or []) == batch), None)
     return out if indices is None else {**out, "batch_index": indices}
 
@@ -89,24 +86,34 @@ def _region(name: str, mask: torch.Tensor, batch: int) -> torch.Tensor:
 
 
 def given_layers(latent: dict) -> GivenLayers | None:
-    """The given layers of a LATENT, or None; ValueError when a node between has changed its size or batch."""
-    given = latent.get(GIVEN_KEY)
-    if given is not None and given.shape != latent["samples"].shape:
+    """The given layers of a LATENT, or None; ValueError when a node between has changed its samples, which would be lost."""
+    given, samples = latent.get(GIVEN_KEY), latent["samples"]
+    if given is None:
+        return None
+    if given.shape != samples.shape:
         raise ValueError(
-            f"the latent's size was changed from {tuple(given.shape)} to {tuple(latent['samples'].shape)} after LayerFusion "
+            f"the latent's size was changed from {tuple(given.shape)} to {tuple(samples.shape)} after LayerFusion "
             "Given Layers; change the layers before that node instead"
+        )
+    if not torch.equal(samples, given.picture.to(samples)):
+        raise ValueError(
+            "a node between LayerFusion Given Layers and the sampler (flip, composite, a sampler) changed the latent, which "
+            "the layers would not follow; change the layers before Given Layers instead"
         )
     return given
 
 
-def given_picture(name: str, picture: torch.Tensor, latent: dict, channels: int) -> torch.Tensor:
-    """The picture (1 | B, H, W, C) that a kept layer was encoded from, cropped as the host's VAE crops it, for `paste_pixels`.
+def given_picture(
+    name: str, picture: torch.Tensor, latent: dict, channels: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `paste_pixels` takes: the picture (1 | B, H, W, C) that a kept layer was encoded from, and what is kept of it.
 
-    latent: that layer's after the run, with `KEEP_KEY`. ValueError when it does not say what was kept, or when the
-    picture does not fit it.
+    The picture is cropped as the host's VAE crops it. latent: that layer's after the run, with `KEEP_KEY`; cells that
+    other samplers changed since are kept no more. ValueError when it does not say what was kept, or when the picture
+    does not fit it.
     """
-    samples, keep = latent["samples"], latent.get(KEEP_KEY)
-    if keep is None or keep.shape != (samples.shape[0], 1, *samples.shape[-2:]):
+    samples, keep, kept = latent["samples"], latent.get(KEEP_KEY), latent.get(KEPT_KEY)
+    if keep is None or kept is None or keep.shape != (samples.shape[0], 1, *samples.shape[-2:]):
         raise ValueError(
             f"given_{name} is connected, but the {name} latent does not say what of it was kept: expected the latent of a run "
             "with LayerFusion Given Layers, unchanged since; disconnect the picture, or connect that latent"
@@ -125,57 +132,17 @@ def given_picture(name: str, picture: torch.Tensor, latent: dict, channels: int)
             "connect the picture that the layer was encoded from"
         )
     rows, columns = vae_crop(height, width)
-    return picture[:, rows, columns, :channels]
+    return picture[:, rows, columns, :channels], _still_kept(name, samples, keep, kept)
 
 
-def join_masks(mask: torch.Tensor | None, keep: torch.Tensor) -> torch.Tensor:
-    """The host's noise mask (B, 1, H, W) and keep (R, 1, h, w) as the two channels of one mask (R, 2, h, w).
-
-    A sampler node hands nothing but samples and one mask on to the guider, so both go into it.
-    """
-    if mask is None:
-        mask = torch.ones_like(keep)
-    mask = torch.nn.functional.interpolate(mask.to(keep), size=keep.shape[-2:], mode="bilinear")  # as the host does
-    return torch.cat([mask.expand_as(keep), keep], dim=1)
-
-
-def part_masks(mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Undo `join_masks`: (the host's mask, 0 too where a cell is held to the end; keep), or (mask, None) for others."""
-    if mask is None or mask.ndim != 4 or mask.shape[1] != 2:
-        return mask, None
-    mask, keep = mask.split(1, dim=1)
-    return mask * (keep < HELD), keep
-
-
-@contextmanager
-def holding(guider: CFGGuider, keep: torch.Tensor | None) -> Iterator[None]:
-    """While it lasts, runs of `guider` hold the streams' cells by keep (R, 1, h, w); a mask function there still acts."""
-    if keep is None:
-        yield
-        return
-    before = guider.model_options
-    guider.model_options = {**before, MASK_FUNCTION: _mask_function(keep, before.get(MASK_FUNCTION))}
-    try:
-        yield
-    finally:
-        guider.model_options = before
-
-
-def _mask_function(keep: torch.Tensor, foreign):
-    release: dict[str, torch.Tensor] = {}
-
-    def mask_at(sigma: torch.Tensor, denoise_mask: torch.Tensor, extra_options: dict) -> torch.Tensor:
-        if foreign is not None:
-            denoise_mask = foreign(sigma, denoise_mask, extra_options=extra_options)
-        if not release:
-            release["sigma"] = release_sigmas(keep, extra_options["sigmas"].to(keep)).to(denoise_mask.device)
-        return denoise_mask.masked_fill(held(release["sigma"], sigma[0]), 0.0)
-
-    return mask_at
-
-
-def same_noise(sampler: KSAMPLER) -> KSAMPLER:
-    """`sampler` with the run's noise in held cells, where it would draw another (ddim): streams must agree on it."""
-    if not getattr(sampler, "inpaint_options", {}).get("random"):
-        return sampler
-    return KSAMPLER(sampler.sampler_function, sampler.extra_options, {**sampler.inpaint_options, "random": False})
+def _still_kept(name: str, samples: torch.Tensor, keep: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """keep (B, 1, h, w), 0 where the samples are no longer the given ones."""
+    kept = kept.to(samples)
+    same = ((samples - kept).abs() <= _ROUNDING * kept.std()).all(dim=1, keepdim=True)
+    held = keep.to(samples.device) >= HELD
+    if (held & ~same).any():
+        log.info(
+            "Of the %s latent, %d of %d kept cells were changed after the run: they are decoded, not taken from given_%s.",
+            name, int((held & ~same).sum()), int(held.sum()), name,
+        )  # fmt: skip
+    return keep.to(samples.device) * same

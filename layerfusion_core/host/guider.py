@@ -15,12 +15,13 @@ from .conditioning import check_conditioning, text_columns
 from .delta import foreground_delta
 from .engine import KEY, PRIOR_PASS, install
 from .families import require_sdxl
-from .given import holding, part_masks, same_noise
 from .guidance import LayerGuidance, guide_rows
+from .holding import holding, rises, same_noise
 from .lockstep import install_pair
+from .noise import StepNoise, stream_noise
 from .run import BlendRun
+from .stacked import unstack_start
 from .stacking import StreamStack, stream_negatives
-from .step_noise import share_step_noise
 from .stream_conds import RunRows
 from .stream_patches import require_own_patches, with_foreground_patches
 
@@ -74,6 +75,8 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         self._stacks: dict[str, StreamStack] = {}
         self._guidance = LayerGuidance(layout)
         self.keep: torch.Tensor | None = None
+        self._step_noise = StepNoise(layout)
+        self._rises = False
         self.inner_set_conds(
             {_STREAM.format(i): c for i, c in enumerate(streams)}
             | {_NEGATIVE.format(i): c for i, c in enumerate(own) if c is not None}
@@ -81,33 +84,44 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         )
 
     def sample(
-        self, noise: torch.Tensor, latent_image: torch.Tensor, sampler, sigmas, denoise_mask=None, *args, **kwargs
+        self,
+        noise: torch.Tensor,
+        latent_image: torch.Tensor,
+        sampler,
+        sigmas: torch.Tensor,
+        denoise_mask: torch.Tensor | None = None,
+        callback=None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
     ) -> torch.Tensor:
-        """Sample as any guider does, noise and latent (N * S, 4, h, w); the run's maps are dropped however it ends.
+        """Sample the streams of N pictures: (N * S, 4, h, w). The run's maps are dropped however it ends.
 
-        denoise_mask: the host's, or one of `join_masks`; what it holds to the end comes back bit for bit.
+        latent_image: (N, 4, h, w) and denoise_mask from `stack_latent`, or the rows of a run before; noise: for N or
+        for the rows, see `stream_noise`. What a given layer holds to the end comes back bit for bit; a run that ends
+        early leaves noise in all layers, also in those that are held.
         """
         layout, options = self.run.layout, self.run.options
-        if noise.ndim != 4 or noise.shape[0] % layout.count:
-            raise ValueError(
-                f"expected a latent batch of {layout.count} streams per picture, got shape {tuple(noise.shape)}; put "
-                "LayerFusion Stack Latents between the latent and the sampler"
-            )
+        start = unstack_start(latent_image, denoise_mask, layout)
+        noise = stream_noise(noise, start.latent.shape[0], seed, options.noise, layout)
+        sampler = sampler if start.keep is None else same_noise(sampler)
         if options.noise is NoiseMode.SHARED:
-            sampler = share_step_noise(sampler, layout)
-        denoise_mask, keep = part_masks(denoise_mask)
+            sampler = self._step_noise.shared(sampler)
         ends = bool((sigmas[-1:] == 0).all())  # read now: uni_pc writes into it
+        self._rises = rises(sigmas)
+        self.keep = None if self._rises else start.keep
         self.run.start(noise.shape)
         try:
-            self.keep = keep
-            with holding(self, keep):
-                sampler = sampler if keep is None else same_noise(sampler)
-                rows = super().sample(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
+            with holding(self, start, noise, sigmas) as (noise, latent, mask):
+                rows = super().sample(noise, latent, sampler, sigmas, mask, callback, disable_pbar, seed)
         finally:
             self.run.release()
             self._stacks, self._guidance, self.keep = {}, LayerGuidance(layout), None
-        # A run that ends early leaves noise in all layers, also in those that are held.
-        return rows if keep is None or not ends else paste(rows, latent_image, keep)
+        held = start.keep is not None and ends and not self._rises
+        return paste(rows, start.clean, start.keep) if held else rows
+
+    def __call__(self, *args, **kwargs) -> torch.Tensor:
+        with self._step_noise.paused():
+            return super().__call__(*args, **kwargs)
 
     def predict_noise(
         self, x: torch.Tensor, timestep: torch.Tensor, model_options: dict | None = None, seed: int | None = None
@@ -119,7 +133,9 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         if run.begin_evaluation(sigma):
             self._prior_pass(x, timestep, model_options)
         run.begin_blended_pass(sigma)
-        out = run.one_scene(self._guided(x, timestep, model_options, seed))
+        out = self._guided(x, timestep, model_options, seed)
+        if not self._rises:  # one prediction for two layers is a way to one scene, not back to the noise of each
+            out = run.one_scene(out)
         run.end_evaluation()
         return out
 

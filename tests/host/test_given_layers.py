@@ -9,15 +9,12 @@ import comfy.samplers
 import pairs
 import pytest
 import torch
-from comfy_extras import nodes_custom_sampler as core
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
-from runs import NAMES, NEGATIVE, SEED, STEPS, close, empty_latent, layered, models, prompts, slow, stock
-from test_guider_nodes import advanced
+from runs import NAMES, SEED, STEPS, close, empty_latent, layered, models, prompts, slow, stock
+from test_guider_nodes import advanced, guider_of, stacked
 
 from layerfusion_pack.layerfusion_core.host import given as host_given
-from layerfusion_pack.layerfusion_core.host.sampling import split_latent, stack_latent
 from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
-from layerfusion_pack.layerfusion_core.streams import StreamLayout
 from layerfusion_pack.nodes.given import LayerFusionGivenLayers, LayerFusionPlaceForeground
 
 SAMPLERS = ["euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "heun", "uni_pc", "ddim"]
@@ -119,24 +116,8 @@ def test_partly_kept_layers_below_the_top_level_are_exactly_img2img():
     """From a schedule that starts lower, the host adds noise * sigma everywhere, and nothing is apart."""
     latent, base = picture(), models()[0]
     sigmas = comfy.samplers.KSampler(base, STEPS, "cpu", "euler", "normal", 0.8).sigmas
-    run = advanced_rows(give(0.5, background=latent), sigmas, LayerFusionOptions(strength=0.0))
-    assert close(run[2]["samples"], stock(base, prompts()[2], latent, sigmas=sigmas[2:]))
-
-
-def advanced_rows(latent, sigmas, options) -> list[dict]:
-    """SamplerCustomAdvanced with a schedule of one's own; layers in layout order."""
-    from layerfusion_pack.nodes.custom_sampling import LayerFusionGuiderNode
-
-    base, foreground = models()
-    streams = dict(zip(NAMES, prompts()))
-    (guider,) = LayerFusionGuiderNode.execute(
-        base, foreground, **streams, negative=NEGATIVE, cfg=5.0, options=options
-    ).result
-    stacked = stack_latent(latent, StreamLayout(1))
-    node = core.SamplerCustomAdvanced
-    run = node.execute if hasattr(node, "execute") else node().sample
-    result = run(core.Noise_RandomNoise(SEED), guider, comfy.samplers.sampler_object("euler"), sigmas, stacked)
-    return split_latent((getattr(result, "result", None) or result)[0], StreamLayout(1))
+    run = advanced("euler", give(0.5, background=latent), LayerFusionOptions(strength=0.0), sigmas=sigmas)
+    assert close(run[1]["samples"], stock(base, prompts()[2], latent, sigmas=sigmas[2:]))
 
 
 @pytest.mark.parametrize(("sampler", "batch"), [("euler", 1), ("dpmpp_2m_sde", 1), ("euler_ancestral", 2)])
@@ -160,7 +141,7 @@ def test_layers_are_held_in_lock_step_of_two_checkpoints():
 def test_a_schedule_that_ends_early_leaves_noise_in_kept_layers_too():
     sigmas = comfy.samplers.KSampler(models()[0], STEPS, "cpu", "euler", "normal", 1.0).sigmas[:3]
     latent = picture()
-    found = advanced_rows(give(background=latent), sigmas, LayerFusionOptions())[2]["samples"]
+    found = advanced("euler", give(background=latent), LayerFusionOptions(), sigmas=sigmas)[1]["samples"]
     noise = comfy.sample.prepare_noise(latent["samples"], SEED)
     scale = 0.13025  # SDXL's latent scale: noise levels count in scaled latents
     assert close(found, latent["samples"] + noise * float(sigmas[-1]) / scale, 1e-2)
@@ -217,16 +198,23 @@ def test_inputs_and_models_are_left_as_they_were():
     assert repr(base.model_options) == options and "denoise_mask_function" not in base.model_options
 
 
-def test_a_guider_forgets_the_layers_after_a_run_and_after_an_error():
-    class Guider(comfy.samplers.CFGGuider):
-        def __init__(self):
-            self.model_options = {"transformer_options": {}}
+def test_a_guider_forgets_the_layers_after_a_run_and_after_an_error(monkeypatch):
+    guider = guider_of()
+    before, latent = guider.model_options, stacked(give(background=picture()))
+    start = latent["samples"], comfy.samplers.sampler_object("euler"), torch.tensor([5.0, 0.0]), latent["noise_mask"]
+    seen = []
+    monkeypatch.setattr(
+        comfy.samplers.CFGGuider, "sample", lambda self, *args: seen.append(self.model_options) or args[1].new_ones(3, 4, 16, 16)
+    )
+    guider.sample(torch.zeros(1, 4, 16, 16), *start)
+    assert "denoise_mask_function" in seen[0] and guider.model_options is before
 
-    guider = Guider()
-    before = guider.model_options
-    with pytest.raises(RuntimeError), host_given.holding(guider, torch.ones(3, 1, 4, 4)):
-        assert "denoise_mask_function" in guider.model_options
+    def fails(self, *args):
         raise RuntimeError
+
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", fails)
+    with pytest.raises(RuntimeError):
+        guider.sample(torch.zeros(1, 4, 16, 16), *start)
     assert guider.model_options is before and "denoise_mask_function" not in before
 
 
@@ -252,6 +240,10 @@ def test_layers_that_do_not_fit_are_refused(inputs, message):
 def test_given_layers_are_not_given_again_nor_resized():
     with pytest.raises(ValueError, match="foreground: got the output of another Given Layers node"):
         give(foreground=give(foreground=picture()))
+    flipped = give(foreground=picture(1), background=picture())
+    flipped = {**flipped, "samples": flipped["samples"].flip(-1)}
+    with pytest.raises(ValueError, match="a node between LayerFusion Given Layers and the sampler .* changed the latent"):
+        layered(latent=flipped)
     resized = {**give(foreground=picture()), "samples": torch.zeros(1, 4, 24, 24)}
     with pytest.raises(ValueError, match="changed from .1, 4, 16, 16. to .1, 4, 24, 24. after LayerFusion Given Layers"):
         layered(latent=resized)

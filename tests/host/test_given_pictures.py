@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from compat import core
 from runs import NAMES
 from test_demo_nodes import models, prompts
 from test_guider_nodes import advanced
 from test_transparent_nodes import run
 
-from layerfusion_pack.layerfusion_core.host.given import KEEP_KEY
+from layerfusion_pack.layerfusion_core.host.given import KEEP_KEY, KEPT_KEY
 from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
 from layerfusion_pack.nodes.given import LayerFusionGivenLayers
 from layerfusion_pack.nodes.sampling import LayerFusionKSampler
@@ -82,6 +83,21 @@ def test_a_batch_and_the_hosts_crop():
     assert torch.equal(pasted["foreground"], cutout.expand(2, -1, -1, -1))
 
 
+def test_a_kept_layer_that_was_redrawn_since_shows_what_was_redrawn():
+    """By the stock KSampler, the whole layer of the second picture and the left half of the first."""
+    picture = noise(batch=2)
+    latents = sampled(background=picture)
+    mask = torch.ones(2, SIDE, SIDE)
+    mask[0, :, SIDE // 2 :] = 0.0
+    given = {**latents["background"], "noise_mask": mask}
+    base, positive, negative = models()[0], prompts()[1], prompts()[3]
+    latents["background"] = core("KSampler", base, 1, 2, 4.5, "euler", "normal", positive, negative, given, 0.6)
+    plain, pasted = decoded(latents)["background"], decoded(latents, given_background=picture)["background"]
+    assert torch.equal(pasted[1], plain[1]) and not torch.allclose(plain[1], picture[1], atol=0.1)
+    assert torch.equal(pasted[0, :, SIDE // 2 :], picture[0, :, SIDE // 2 :])
+    assert torch.equal(pasted[0, :, : SIDE // 2], plain[0, :, : SIDE // 2])
+
+
 def test_split_latents_know_what_was_kept_too():
     kept = {"samples": torch.randn(1, 4, 16, 16)}
     latent = LayerFusionGivenLayers.execute(1.0, 0.5, 1.0, foreground=kept, background=kept).result[0]
@@ -98,7 +114,8 @@ def test_split_latents_know_what_was_kept_too():
     ],
 )
 def test_pictures_that_do_not_fit_are_refused(given, message):
-    latents = {name: {"samples": torch.zeros(1, 4, 8, 8), KEEP_KEY: torch.ones(1, 1, 8, 8)} for name in LAYERS}
+    kept = {KEEP_KEY: torch.ones(1, 1, 8, 8), KEPT_KEY: torch.zeros(1, 4, 8, 8)}
+    latents = {name: {"samples": torch.zeros(1, 4, 8, 8), **kept} for name in LAYERS}
     with pytest.raises(ValueError, match=message):
         decoded(latents, **given)
 

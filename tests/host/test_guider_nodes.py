@@ -7,6 +7,7 @@ import pairs
 import pytest
 import torch
 from comfy_extras import nodes_custom_sampler as core
+from compat import node
 from runs import NEGATIVE, SEED, STEPS, empty_latent, layered, models, prompts
 
 from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
@@ -17,19 +18,36 @@ from layerfusion_pack.nodes.custom_sampling import (
 )
 
 
-def advanced(sampler, latent, options, pair=None):
+def guider_of(options=None, pair=None, **inputs):
+    """The node's GUIDER."""
     base, foreground = pair or models()
     streams = dict(zip(("foreground", "blended", "background"), prompts()))
-    (guider,) = LayerFusionGuiderNode.execute(
-        base, foreground, **streams, negative=NEGATIVE, cfg=5.0, options=options
+    return LayerFusionGuiderNode.execute(
+        base, foreground, **streams, negative=NEGATIVE, cfg=5.0, options=options, **inputs
+    ).result[0]
+
+
+def schedule(sampler="euler", scheduler="normal", steps=STEPS, denoise=1.0) -> torch.Tensor:
+    return comfy.samplers.KSampler(models()[0], steps, "cpu", sampler, scheduler, denoise).sigmas
+
+
+def advanced_rows(stacked, options=None, pair=None, sampler="euler", sigmas=None, noise=None, **inputs) -> dict:
+    """Output LATENT of SamplerCustomAdvanced with a LayerFusion Guider, not yet split. noise: a NOISE, else Random Noise."""
+    sigmas = schedule(sampler) if sigmas is None else sigmas
+    sampler = comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
+    guider = guider_of(options, pair, **inputs)
+    return node(core.SamplerCustomAdvanced, noise or core.Noise_RandomNoise(SEED), guider, sampler, sigmas, stacked)[0]
+
+
+def stacked(latent) -> dict:
+    return LayerFusionStackLatents.execute(latent).result[0]
+
+
+def advanced(sampler, latent, options, pair=None, **run):
+    """The three nodes: foreground, background, blended LATENT."""
+    return LayerFusionSplitLatents.execute(
+        advanced_rows(stacked(latent), options, pair, sampler=sampler, **run)
     ).result
-    (stacked,) = LayerFusionStackLatents.execute(latent).result
-    noise = core.Noise_RandomNoise(SEED)
-    sigmas = comfy.samplers.KSampler(base, STEPS, "cpu", sampler, "normal", 1.0).sigmas
-    node = core.SamplerCustomAdvanced
-    run = node.execute if hasattr(node, "execute") else node().sample
-    result = run(noise, guider, comfy.samplers.sampler_object(sampler), sigmas, stacked)
-    return LayerFusionSplitLatents.execute((getattr(result, "result", None) or result)[0]).result
 
 
 @pytest.mark.parametrize(("sampler", "batch"), [("euler", 1), ("dpmpp_2m_sde", 1), ("euler_ancestral", 2)])
@@ -49,26 +67,29 @@ def test_guider_runs_twice():
     assert all(torch.equal(a["samples"], b["samples"]) for a, b in zip(first, second))
 
 
-def test_stack_carries_masks_and_indices():
-    latent = {
-        **empty_latent(2),
-        "noise_mask": torch.stack([torch.zeros(128, 128), torch.ones(128, 128)]),
-        "batch_index": [4, 7],
-    }
-    (stacked,) = LayerFusionStackLatents.execute(latent).result
-    assert stacked["batch_index"] == [4, 4, 4, 7, 7, 7]
-    assert stacked["noise_mask"].mean(dim=(1, 2, 3)).tolist() == [0, 0, 0, 1, 1, 1]
+def test_stack_leaves_the_pictures_to_noise_nodes_and_carries_masks():
+    masks = torch.stack([torch.zeros(128, 128), torch.ones(128, 128)])
+    found = stacked({**empty_latent(2), "noise_mask": masks, "batch_index": [4, 7]})
+    assert found["batch_index"] == [4, 7] and found["samples"].shape[0] == 2
+    assert "batch_index" not in stacked(empty_latent(2))
+    assert found["noise_mask"][:, 0].mean(dim=(1, 2)).tolist() == [0, 0, 0, 1, 1, 1]
 
 
-def test_unstacked_latents_are_refused():
-    base, foreground = models()
-    streams = dict(zip(("foreground", "blended", "background"), prompts()))
-    (guider,) = LayerFusionGuiderNode.execute(base, foreground, **streams, negative=NEGATIVE, cfg=5.0).result
-    with pytest.raises(ValueError, match="expected a latent batch of 3 streams per picture.*Stack Latents"):
-        guider.sample(
-            torch.zeros(1, 4, 16, 16), torch.zeros(1, 4, 16, 16), comfy.samplers.sampler_object("euler"), torch.ones(2)
-        )
-    with pytest.raises(
-        ValueError, match="expected a latent batch of 3 streams per picture .foreground, blended, background."
-    ):
+@pytest.mark.parametrize("batch", [1, 3])
+def test_unstacked_latents_are_refused(batch):
+    """A batch of three is no picture in three layers."""
+    with pytest.raises(ValueError, match="expected a latent from LayerFusion Stack Latents, got .*put it between"):
+        advanced_rows(empty_latent(batch))
+    with pytest.raises(ValueError, match="expected a latent from LayerFusion Stack Latents"):
+        advanced_rows({**empty_latent(batch), "noise_mask": torch.ones(batch, 128, 128)})
+
+
+def test_what_is_not_what_it_should_be_is_refused():
+    with pytest.raises(ValueError, match="batch of 3 streams per picture .foreground, blended, background., got .2, 4"):
         LayerFusionSplitLatents.execute(empty_latent(2))
+    with pytest.raises(ValueError, match="batch of 3 streams per picture"):
+        LayerFusionSplitLatents.execute(stacked(empty_latent(3)))  # not sampled
+    with pytest.raises(ValueError, match="went through LayerFusion Stack Latents before"):
+        stacked(stacked(empty_latent()))
+    with pytest.raises(ValueError, match="batch was changed from 1 pictures to 2"):
+        advanced_rows({**stacked(empty_latent()), **empty_latent(2)})

@@ -14,6 +14,7 @@ from layerfusion_pack.layerfusion_core.given import (
     keep_map,
     paste,
     paste_pixels,
+    release_levels,
     release_sigmas,
 )
 from layerfusion_pack.layerfusion_core.streams import StreamLayout
@@ -56,6 +57,13 @@ def test_every_whole_share_is_found_in_spite_of_rounding(steps):
         assert release.item() == sigmas[i].item()
 
 
+def test_in_a_part_of_a_run_keep_is_a_share_of_the_schedule():
+    levels = torch.tensor([999.0, 8.0, 6.0, 4.0, 0.0])  # at 0, 1/4, 1/2, 3/4 and 1 of it
+    keep = torch.tensor([0.0, 0.25, 0.49, 0.51, 0.75, 1.0])
+    assert release_levels(keep, levels).tolist() == [999.0, 8.0, 6.0, 6.0, 4.0, -math.inf]
+    assert held(release_levels(keep, levels), 6.0).tolist() == [False, False, False, False, True, True]
+
+
 def test_held_above_the_release_level_and_for_ever_at_keep_one():
     release = torch.tensor([10.0, 6.0, -math.inf])
     assert held(release, 10.0).tolist() == [False, True, True]
@@ -70,6 +78,10 @@ def test_rows_take_given_layers_and_the_rest():
     given = GivenLayers((None, None, background))
     rows = given.rows(rest, layout)
     assert torch.equal(layout.split(rows)[2], background.samples) and not rows[[0, 1, 3, 4]].any()
+    assert given.picture is background.samples
+    foreground = GivenLayer(torch.randn(SHAPE), torch.ones(2, 1, 4, 4))
+    assert GivenLayers((foreground, None, background)).picture is background.samples
+    assert GivenLayers((foreground, None, None)).picture is foreground.samples
     keep = layout.split(given.keep_rows(layout))
     assert (keep[2] == 1).all() and not keep[0].any() and not keep[1].any()
     unkept = GivenLayers((None, None, GivenLayer(background.samples, torch.zeros(2, 1, 4, 4))))
