@@ -13,7 +13,8 @@ from common import LATENT_SCALE, Clock, Settings, export, log, rate, scene_seed
 from safetensors.torch import load_file
 from scenes import draw, random_scene
 
-from layerfusion_core.transparent_vae import DecoderConfig, TransparentDecoder, decoder_config
+from layerfusion_core.transparent_files import decoder_config
+from layerfusion_core.transparent_vae import DecoderConfig, TransparentDecoder
 
 CONFIG = DecoderConfig(widths=(16, 16, 32, 48, 64), attention=(False, False, False, False, True))
 HELD_OUT = 10_000_000

@@ -32,7 +32,7 @@ class Packaging(str, Enum):
 
 @dataclass(frozen=True)
 class LowRank:
-    """delta = scale * up @ down, scale = alpha / rank, or 1 without an alpha. up (out, r), down (r, in)."""
+    """delta = scale * up @ down, scale = alpha / rank, or 1 without an alpha. up (out, r[, 1, 1]), down (r, in[, kh, kw])."""
 
     up: Tensor
     down: Tensor
@@ -48,12 +48,28 @@ class LowRank:
         """The factor on up @ down."""
         return 1.0 if self.alpha is None else self.alpha / self.down.shape[0]
 
+    @property
+    def fits_together(self) -> bool:
+        """Whether the halves have the shapes above, and a rank of at least 1."""
+        up, down = self.up.shape, self.down.shape
+        return len(up) >= 2 and len(down) >= 2 and up[1] == down[0] > 0 and all(side == 1 for side in up[2:])
+
+    @property
+    def changes(self) -> bool:
+        """Whether the delta can be other than zero."""
+        return self.scale != 0 and bool(self.up.any()) and bool(self.down.any())
+
 
 @dataclass(frozen=True)
 class Delta:
     """A full-shape difference, added to the parameter of the same shape."""
 
     weight: Tensor
+
+    @property
+    def changes(self) -> bool:
+        """Whether the delta is other than zero."""
+        return bool(self.weight.any())
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -106,14 +122,15 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], name: str = "the file") -> 
 def parse(tensors: Mapping[str, Tensor], name: str = "the file") -> ForegroundWeights:
     """Read the tensors of a foreground weight file into typed entries; nothing is copied.
 
-    ValueError as `recognise`, and for a missing up or down half, halves whose ranks differ, and unknown patch types.
+    ValueError as `recognise`, and for a missing up or down half, halves that do not fit together, an alpha that is no
+    number, and unknown patch types.
     """
     packaging = recognise({key: tuple(tensor.shape) for key, tensor in tensors.items()}, name)
     if packaging is Packaging.LAYERDIFFUSE:
         return ForegroundWeights(packaging, name, _parse_layerdiffuse(tensors, name))
     if packaging is Packaging.DIFFUSERS:
         return ForegroundWeights(packaging, name, {key: Delta(tensor) for key, tensor in tensors.items()})
-    _check_lora_halves(tensors, name)
+    _check_lora(tensors, name)
     return ForegroundWeights(packaging, name, tensors=dict(tensors))
 
 
@@ -148,19 +165,21 @@ def _parse_layerdiffuse(tensors: Mapping[str, Tensor], name: str) -> dict[str, L
     slots: dict[tuple[str, str], dict[int, Tensor]] = {}
     for key, tensor in tensors.items():
         parts = key.split("::")
-        if len(parts) != 3 or not parts[2].isdigit():
+        if len(parts) != 3 or not re.fullmatch("[0-9]{1,3}", parts[2]):
             raise ValueError(f"{name}: expected '<model key>::<lora or diff>::<number>', got '{key}'. {_EXPECTED}.")
         slots.setdefault((parts[0], parts[1]), {})[int(parts[2])] = tensor
     entries: dict[str, LowRank | Delta] = {}
     for (key, kind), slot in slots.items():
         if key in entries:
             raise ValueError(f"{name}: '{key}' is given both as lora and as diff; expected one of them.")
-        if kind == "lora":
-            entries[key] = _low_rank(key, slot, name)
-        elif kind == "diff" and 0 in slot:
-            entries[key] = Delta(slot[0])
-        else:
-            raise ValueError(f"{name}: unknown patch '{key}::{kind}'; expected ::lora::0 and ::lora::1, or ::diff::0.")
+        known = {"lora": {0, 1, 2}, "diff": {0}}.get(kind, set())
+        unknown = sorted(set(slot) - known)
+        if unknown:
+            raise ValueError(
+                f"{name}: unknown patch '{key}::{kind}::{unknown[0]}'; expected ::lora::0, ::lora::1 and, as an alpha, "
+                f"::lora::2, or ::diff::0."
+            )
+        entries[key] = _low_rank(key, slot, name) if kind == "lora" else Delta(slot[0])
     return entries
 
 
@@ -171,13 +190,20 @@ def _low_rank(key: str, slot: Mapping[int, Tensor], name: str) -> LowRank:
                 f"{name}: the {half} half '{key}::lora::{index}' is missing, so the file is incomplete. "
                 f"Download it again."
             )
-    up, down = slot[0], slot[1]
-    if up.ndim < 2 or down.ndim < 2 or up.shape[1] != down.shape[0]:
+    alpha = _alpha(f"{key}::lora::2", slot[2], name) if 2 in slot else None
+    entry = LowRank(slot[0], slot[1], alpha)
+    if not entry.fits_together:
         raise ValueError(
-            f"{name}: the halves of '{key}' do not fit: expected up (out, rank) and down (rank, in), "
-            f"got {tuple(up.shape)} and {tuple(down.shape)}."
+            f"{name}: the halves of '{key}' do not fit: expected up (out, rank) and down (rank, in) of rank 1 or more, "
+            f"got {tuple(entry.up.shape)} and {tuple(entry.down.shape)}."
         )
-    return LowRank(up, down, float(slot[2]) if 2 in slot and slot[2].numel() == 1 else None)
+    return entry
+
+
+def _alpha(key: str, tensor: Tensor, name: str) -> float:
+    if tensor.numel() != 1:
+        raise ValueError(f"{name}: '{key}' is an alpha, expected one number, got the shape {tuple(tensor.shape)}.")
+    return float(tensor)
 
 
 # Every spelling of a LoRA tensor known to ComfyUI's reader (comfy/weight_adapter/*.py `load`), after the module name.
@@ -200,9 +226,11 @@ def lora_modules(keys: Iterable[str]) -> list[str]:
     return list(modules)
 
 
-def _check_lora_halves(tensors: Mapping[str, Tensor], name: str) -> None:
+def _check_lora(tensors: Mapping[str, Tensor], name: str) -> None:
     halves: dict[str, set[str]] = {}
-    for key in tensors:
+    for key, tensor in tensors.items():
+        if key.endswith(".alpha"):
+            _alpha(key, tensor, name)
         match = _LORA_SUFFIX.search(key)
         half = match and (match["kohya"] or match["old"] or match["linear"] or match["peft"])
         if match and half in ("up", "down", "A", "B"):

@@ -7,7 +7,6 @@ network moves the latent by `offset * std * scale` so that it carries the alpha.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +15,6 @@ from torch import Tensor, nn
 
 OFFSET_SCALE = 300.0
 """Multiplier of the offset in the authors' command line tool (their Forge extension uses 1 with the same weights)."""
-
-ENCODER_LAYERS = 9
 
 
 @dataclass(frozen=True)
@@ -48,30 +45,6 @@ class OffsetEncoder(nn.Module):
 
     def forward(self, argb: Tensor) -> Tensor:
         return self.blocks(argb)
-
-
-def encoder_config(state_dict: Mapping[str, Tensor]) -> EncoderConfig:
-    """Reads the widths of a transparent encoder from its state dict; ValueError says what else the file looks like."""
-
-    def fail(reason: str) -> ValueError:
-        return ValueError(
-            f"This is not a LayerDiffuse transparent encoder: {reason}. Expected the content of "
-            "vae_transparent_encoder.safetensors, or choose none: the encoder is only needed to encode pictures."
-        )
-
-    if "latent_conv_in.weight" in state_dict:
-        raise fail("it is the transparent decoder (give it to the decoder input instead)")
-    weights = [state_dict.get(f"blocks.{2 * i}.weight") for i in range(ENCODER_LAYERS)]
-    if any(not hasattr(weight, "shape") or weight.ndim != 4 for weight in weights):
-        names = ", ".join(sorted(map(str, state_dict))[:3]) or "none"
-        last = f"blocks.{2 * ENCODER_LAYERS - 2}.weight"
-        raise fail(f"it lacks some of blocks.0.weight to {last} (first tensors: {names})")
-    config = EncoderConfig(tuple(weight.shape[0] for weight in weights), weights[0].shape[1])
-    if (config.in_channels, config.channels[-1]) != (4, 4):
-        raise fail(
-            f"it maps {config.in_channels} to {config.channels[-1]} channels instead of 4 to 4 (ARGB to an SDXL latent)"
-        )
-    return config
 
 
 def pad_color(rgb: Tensor, alpha: Tensor, factor: float = 1.2) -> Tensor:

@@ -11,8 +11,6 @@ network of the same family loads through the same code.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -233,49 +231,3 @@ class TransparentDecoder(nn.Module):
 def _add(fresh: Tensor, x: Tensor) -> Tensor:
     """`fresh + x`, into `fresh` when no gradient is wanted."""
     return fresh + x if torch.is_grad_enabled() else fresh.add_(x)
-
-
-def decoder_config(state_dict: Mapping[str, Tensor]) -> DecoderConfig:
-    """Reads the shape of a transparent decoder from its state dict; ValueError says what else the file looks like."""
-
-    def fail(reason: str) -> ValueError:
-        return ValueError(
-            f"This is not a LayerDiffuse transparent decoder: {reason}. Expected the content of "
-            "vae_transparent_decoder.safetensors (SDXL) or layer_sd15_vae_transparent_decoder.safetensors (SD 1.5)."
-        )
-
-    if not state_dict:
-        raise fail("the file holds no tensors")
-    keys = list(state_dict)
-    if any(not isinstance(key, str) for key in keys) or not all(hasattr(v, "shape") for v in state_dict.values()):
-        raise fail("the file is not a flat table of named tensors")
-    if "blocks.0.weight" in state_dict and "conv_in.weight" not in state_dict:
-        raise fail("it is the transparent encoder (give it to the encoder input instead)")
-    if any("::" in key or key.startswith("diffusion_model.") for key in keys):
-        raise fail("it holds foreground weights of a diffusion model")
-    needed = ("conv_in.weight", "latent_conv_in.weight", "conv_norm_out.weight", "conv_out.weight",
-              "down_blocks.0.resnets.0.conv1.weight", "mid_block.resnets.0.conv1.weight")  # fmt: skip
-    missing = [key for key in needed if key not in state_dict]
-    if missing:
-        raise fail(f"{missing[0]} is missing among its {len(keys)} tensors (first: {', '.join(sorted(keys)[:3])})")
-
-    latent_channels = state_dict["latent_conv_in.weight"].shape[1]
-    if latent_channels != 4:
-        raise fail(f"it was made for latents of {latent_channels} channels (another model family), SDXL's have 4")
-    in_channels, out_channels = state_dict["conv_in.weight"].shape[1], state_dict["conv_out.weight"].shape[0]
-    if (in_channels, out_channels) != (3, 4):
-        raise fail(f"it maps {in_channels} to {out_channels} channels instead of 3 to 4 (RGB to ARGB)")
-
-    levels = 1 + max(int(m.group(1)) for key in keys if (m := re.match(r"down_blocks\.(\d+)\.", key)))
-    if levels <= LATENT_LEVEL:
-        raise fail(f"it has {levels} levels, at least {LATENT_LEVEL + 1} are needed")
-    absent = [i for i in range(levels) if f"down_blocks.{i}.resnets.0.conv1.weight" not in state_dict]
-    if absent:
-        raise fail(f"down_blocks.{absent[0]} of {levels} is missing, the file is damaged")
-    first_block = [key for key in keys if re.fullmatch(r"down_blocks\.0\.resnets\.\d+\.conv1\.weight", key)]
-    return DecoderConfig(
-        widths=tuple(state_dict[f"down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)),
-        attention=tuple(f"down_blocks.{i}.attentions.0.to_q.weight" in state_dict for i in range(levels)),
-        layers_per_block=len(first_block),
-        mid_attention="mid_block.attentions.0.to_q.weight" in state_dict,
-    )

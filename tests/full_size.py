@@ -152,6 +152,7 @@ def measure(unet: Path, weights: Path, merge: bool) -> None:
         foreground = stage("bind them", lambda: apply_foreground(model, read))
         print(f"  {len(foreground.patches)} entries bound, none left over ({read.packaging.value})")
         stage("make the difference", lambda: foreground_delta(model, foreground))
+        read = foreground = None  # a changed node's outputs are gone before it runs again
         weaker = stage("again, strength 0.5", lambda: apply_foreground(model, load_foreground_weights(str(weights)), 0.5))
         stage("its difference", lambda: foreground_delta(model, weaker))
         if merge:

@@ -18,7 +18,7 @@ import torch
 
 from ..prior_maps import Block
 from .low_rank import LowRankTerms, grouped
-from .management import managed
+from .management import keep_in_memory, managed
 from .row_terms import add_terms, make_term
 
 log = logging.getLogger(__name__)
@@ -118,6 +118,12 @@ def _differences(base: dict[str, list], foreground: dict[str, list]) -> list[tup
     return found
 
 
+def _tensors(patches: Iterable[object]) -> Iterable[torch.Tensor]:
+    """The tensors that patches (the host's adapters, or tuples of a kind and its parts) hold."""
+    parts = (part for patch in patches for part in (patch[1] if isinstance(patch, tuple) else patch.weights))
+    return (part for part in parts if isinstance(part, torch.Tensor))
+
+
 def _compute_dtype(model: comfy.model_patcher.ModelPatcher) -> torch.dtype | None:
     """The type that a model's UNet computes in, or None when it is not told by the model's attributes."""
     dtype = getattr(model.model, "manual_cast_dtype", None) or model.model_dtype()
@@ -150,6 +156,8 @@ def foreground_delta(base: comfy.model_patcher.ModelPatcher, foreground: comfy.m
         return kept[1]
     modules = {key: comfy.utils.get_attr(base.model, key.rpartition(".")[0]) for key, _, _ in differences}
     terms = ((key, make_term(modules[key], key, entry, sign)) for key, entry, sign in differences)
-    patcher = ForegroundDelta(terms, _compute_dtype(base)).patcher()
+    delta = ForegroundDelta(terms, _compute_dtype(base))
+    keep_in_memory(delta, _tensors(patch for _, (_, patch, *_), _ in differences))
+    patcher = delta.patcher()
     foreground.set_attachments("layerfusion_delta", (signature, patcher))
     return patcher

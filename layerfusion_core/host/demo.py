@@ -20,9 +20,11 @@ from comfy.model_patcher import ModelPatcher
 from safetensors import SafetensorError, safe_open
 
 from ..demo_autoencoder import DemoAutoencoder
+from ..safetensors_header import read_header
+from ..transparent_files import decoder_config
 from .foreground import apply_foreground, load_foreground_weights
 from .management import managed
-from .transparent_vae import TransparentVAE
+from .transparent_vae import TransparentVAE, read_weights
 
 MODELS = Path(__file__).resolve().parents[2] / "demo" / "models"
 VOCABULARY = 49408  # rows of CLIP's token table
@@ -41,10 +43,15 @@ class DemoModels:
 
 def load_demo(folder: Path = MODELS) -> DemoModels:
     """Load the demonstration models from `folder` (safetensors with metadata). ValueError for missing or damaged files."""
-    base = _load_unet(folder)
-    foreground = apply_foreground(base, load_foreground_weights(str(_file(folder, "foreground_lora"))), 1.0)
-    transparent = TransparentVAE(_read(folder, "transparent_decoder")[0])
-    return DemoModels(base, foreground, _load_clip(folder), _load_vae(folder), transparent)
+    try:
+        base = _load_unet(folder)
+        foreground = apply_foreground(base, load_foreground_weights(str(_file(folder, "foreground_lora"))))
+        transparent = TransparentVAE(read_weights(str(_file(folder, "transparent_decoder")), decoder_config))
+        return DemoModels(base, foreground, _load_clip(folder), _load_vae(folder), transparent)
+    except KeyError as error:
+        raise ValueError(
+            f"demo model: {error} is missing from a file in {folder}; get them again (git checkout demo/models)"
+        ) from error
 
 
 def _file(folder: Path, name: str) -> Path:
@@ -60,10 +67,11 @@ def _file(folder: Path, name: str) -> Path:
 def _read(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], dict]:
     path = _file(folder, name)
     try:
+        read_header(str(path))  # a pointer of git-lfs or a cut file is called that
         with safe_open(str(path), "pt") as file:
             metadata = file.metadata() or {}
             return {key: file.get_tensor(key) for key in file.keys()}, json.loads(metadata.get("config", "{}"))
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError) as error:
         raise ValueError(
             f"demo model: {path.name} is damaged ({error}); get it again (git checkout demo/models)"
         ) from error

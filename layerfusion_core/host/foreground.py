@@ -7,22 +7,20 @@ patch tuples ("lora", [...]) are no longer understood by hosts since April 2025 
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import os
-import time
 from dataclasses import dataclass
 
 import comfy.lora
 import comfy.lora_convert
-import comfy.model_management
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
-from safetensors import SafetensorError
 
 from ..foreground_weights import (
+    PAGE,
+    WANTED,
     Delta,
     ForegroundWeights,
     LowRank,
@@ -33,9 +31,8 @@ from ..foreground_weights import (
     recognise,
     unbound_message,
 )
-from ..safetensors_header import read_header
 from .families import family_name, require_sdxl
-from .folders import file_identity
+from .weight_files import read_weight_file
 
 log = logging.getLogger(__name__)
 
@@ -55,49 +52,12 @@ class AppliedForeground:
 def load_foreground_weights(path: str) -> ForegroundWeights:
     """Read a foreground weight file, refusing wrong content from its header before any tensor is loaded.
 
-    The tensors stay backed by the file (the host's loader maps it), so no second copy is made, and the last files are
-    remembered: another strength does not read them again, a replaced file is. ValueError as `read_header`, `recognise`
-    and `parse`, and for values that are not finite. Progress is shown after one second.
+    ValueError as `read_weight_file`, `recognise` and `parse`. Nothing is copied: the tensors are as the host's loader
+    maps them, as long as a MODEL holds them.
     """
-    return _read_file(path, file_identity(path))
-
-
-@functools.lru_cache(maxsize=2)
-def _read_file(path: str, identity: str) -> ForegroundWeights:
     name = os.path.basename(path)
-    header = read_header(path)
-    recognise({key: info.shape for key, info in header.items()}, name)
-    if not path.lower().endswith((".safetensors", ".sft")):
-        raise ValueError(f"{name} is a safetensors file under another ending: rename it to end in .safetensors.")
-    try:
-        tensors = comfy.utils.load_torch_file(path, safe_load=True)
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{name} is damaged ({error}). Delete it and download it again.") from error
-    _require_finite(tensors, name)
+    tensors = read_weight_file(path, lambda header: recognise({key: info.shape for key, info in header.items()}, name))
     return parse(tensors, name)
-
-
-def _require_finite(tensors: dict[str, torch.Tensor], name: str) -> None:
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    progress, done, start = None, 0, time.monotonic()
-    for key, tensor in tensors.items():
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        if not _is_finite(tensor):
-            raise ValueError(f"{name} is damaged: '{key}' holds values that are not finite. Download it again.")
-        done += tensor.nbytes
-        if progress is None and time.monotonic() - start > 1.0:
-            progress = comfy.utils.ProgressBar(total)
-        if progress is not None:
-            progress.update_absolute(done, total)
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return True
-    if tensor.element_size() == 1:  # fp8 has no minimum on the CPU
-        tensor = tensor.to(torch.float32)
-    # NaN propagates through minimum and maximum, which read a gigabyte in a tenth of a second and allocate nothing.
-    return all(math.isfinite(value) for value in torch.aminmax(tensor))
 
 
 def apply_foreground(model: ModelPatcher, weights: ForegroundWeights, strength: float = 1.0) -> ModelPatcher:
@@ -134,7 +94,8 @@ def apply_foreground(model: ModelPatcher, weights: ForegroundWeights, strength: 
 def host_patches(model: ModelPatcher, weights: ForegroundWeights) -> dict[str, object]:
     """Return {model parameter key: host patch} for every entry of the weights.
 
-    ValueError, with counts, the first keys and the likely cause, when any entry does not fit the model.
+    ValueError, with counts, the first keys and the likely cause, when any entry does not fit the model, and when all
+    entries are zero.
     """
     if weights.packaging is Packaging.LORA:
         bound, unbound = _read_lora(model, weights)
@@ -145,7 +106,7 @@ def host_patches(model: ModelPatcher, weights: ForegroundWeights) -> dict[str, o
     if unbound:
         total = len(bound) + len(unbound)
         raise ValueError(unbound_message(weights.name, total, unbound, family_name(model), likely_family(shapes)))
-    _require_effect(bound)
+    _require_effect(bound, weights.name)
     return bound
 
 
@@ -200,6 +161,10 @@ def _read_lora(model: ModelPatcher, weights: ForegroundWeights) -> tuple[dict[st
             continue
         shape = _parameter_shape(model, key, parameters[key])
         entry = _as_entry(patch)
+        if isinstance(entry, LowRank) and not entry.fits_together:
+            halves = f"{tuple(entry.up.shape)} and {tuple(entry.down.shape)}"
+            unbound.append(f"{module} (its halves do not fit together: {halves})")
+            continue
         if entry is not None and not _fits(entry, shape):
             unbound.append(f"{module} (shape {entry.shape}, the model's is {shape})")
             continue
@@ -234,8 +199,14 @@ def _fits(entry: LowRank | Delta, shape: tuple[int, ...]) -> bool:
     return entry.shape[0] == shape[0] and math.prod(entry.shape[1:]) == math.prod(shape[1:])
 
 
-def _require_effect(patches: dict[str, object]) -> None:
-    """Raise when this ComfyUI would ignore a kind of patch: neighbours died of 560 patches dropped with a log line."""
+def _require_effect(patches: dict[str, object], name: str) -> None:
+    """Raise when nothing would change: zeros in the file, or a kind of patch that this ComfyUI ignores with a log line."""
+    entries = [_as_entry(patch) for patch in patches.values()]
+    if not any(entry is None or entry.changes for entry in entries):  # true of a sound file's first entry
+        raise ValueError(
+            f"{name} changes nothing: all its {len(entries)} entries are zero, or have an alpha of 0, so the foreground would "
+            f"come out opaque. Expected {WANTED} from {PAGE}: download it again."
+        )
     smallest: dict[type, tuple[str, object, LowRank | Delta]] = {}
     for key, patch in patches.items():
         entry = _as_entry(patch)
@@ -245,9 +216,8 @@ def _require_effect(patches: dict[str, object]) -> None:
         if known is None or math.prod(entry.shape) < math.prod(known[2].shape):
             smallest[type(entry)] = (key, patch, entry)
     for key, patch, entry in smallest.values():
-        parts = (entry.weight,) if isinstance(entry, Delta) else (entry.up, entry.down)
-        if not all(bool(part.any()) for part in parts):
-            continue  # an all-zero change has no effect by right
+        if not entry.changes:
+            continue  # zeros have no effect by right
         merged = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], torch.zeros(entry.shape), key)
         if not merged.any():
             raise RuntimeError(

@@ -26,6 +26,7 @@ from .blocks import block_channels
 from .compiled import uncompiled
 from .engine import KEY, PART, PRIOR_PASS, Part, install
 from .families import family_name
+from .row_terms import require_understood
 from .run import BlendRun
 
 log = logging.getLogger(__name__)
@@ -178,6 +179,9 @@ def check_pair(base: ModelPatcher, foreground: ModelPatcher) -> None:
                 f"base_model and foreground_model differ in their {what} ({one} and {other}): two checkpoints can work "
                 "on one picture only if it is the same for both"
             )
+    for key, entries in foreground.patches.items():
+        for entry in entries:
+            require_understood(key, entry[1], "foreground_model")
     after = base.model_options.get("sampler_post_cfg_function", [])
     if any(getattr(function, "__module__", "").endswith("nodes_sag") for function in after):
         raise ValueError(

@@ -90,9 +90,11 @@ def terms_on_modules(
 def make_term(module: torch.nn.Module, key: str, entry: tuple, sign: float) -> Term | BiasTerm:
     """The term of one entry of a MODEL's patches on the parameter `key` of `module`, times `sign`.
 
-    ValueError for patches that are not additive (DoRA, LoHa, LoKr, set, ...), of another shape, or on unknown modules.
+    ValueError for patches that are not additive (DoRA, LoHa, LoKr, set, ...), of another shape, on unknown modules, or of
+    a kind that the host ignores.
     """
     strength, patch, strength_model, offset, function = entry
+    require_understood(key, patch, "foreground_model" if sign > 0 else "base_model")
     kind = patch[0] if isinstance(patch, tuple) else getattr(patch, "name", type(patch).__name__)
     if strength_model != 1.0 or offset is not None or function is not None:
         raise _refusal(key, f"{kind} (scaled or partial)")
@@ -102,12 +104,22 @@ def make_term(module: torch.nn.Module, key: str, entry: tuple, sign: float) -> T
             raise _refusal(key, "DoRA" if dora is not None else "LoRA with reshape")
         scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
         return Term(_low_rank(module, key, up, down, mid), sign * strength * scale)
-    if isinstance(patch, tuple) and kind == "diff" and len(patch[1]) == 1:
+    if isinstance(patch, tuple) and kind == "diff":  # a second part only lets the host pad a weight of another shape
         values = patch[1][0]
         if key.endswith(".weight"):
             return Term([_full(module, key, values)], sign * strength)
         return BiasTerm(_broadcast(module, key, values), sign * strength)
     raise _refusal(key, str(kind))
+
+
+def require_understood(key: str, patch: object, model: str) -> None:
+    """ValueError for a patch tuple that hosts have ignored, with a line in the log, since adapters took their place."""
+    if isinstance(patch, tuple) and len(patch) == 2 and patch[0] not in ("diff", "set", "model_as_lora"):
+        raise ValueError(
+            f"{model} carries a patch of the old type '{patch[0]}' on {key}, which this ComfyUI ignores, so that the "
+            "foreground would come out opaque: Layer Diffuse Apply (ComfyUI-layerdiffuse) makes them; use Apply Foreground "
+            "Weights instead of it, on the model that went into it"
+        )
 
 
 def _refusal(key: str, kind: str) -> ValueError:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import comfy.model_management as mm
 import comfy.ops
-import comfy.utils
 import torch
 from torch import Tensor, nn
 
 from ..tiling import tiled
 from ..transparent_decode import DecodeFn, Progress, decode_transparent
-from ..transparent_encode import OffsetEncoder, encoder_config
-from ..transparent_vae import TransparentDecoder, decoder_config
+from ..transparent_encode import OffsetEncoder
+from ..transparent_files import decoder_config, encoder_config
+from ..transparent_vae import TransparentDecoder
 from .folders import layer_model_path
 from .management import managed
+from .weight_files import read_weight_file
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +47,10 @@ class TransparentVAE:
         self.load_device = mm.vae_device()
         self.dtype = mm.vae_dtype(self.load_device, [torch.float16, torch.bfloat16, torch.float32])
         self.config = config
-        self.decoder = _managed(TransparentDecoder, config, decoder, "transparent decoder")
+        self.decoder = _managed(TransparentDecoder, config, decoder)
         self.encoder = None
         if encoder is not None:
-            self.encoder = _managed(OffsetEncoder, encoder_config(encoder), encoder, "transparent encoder")
+            self.encoder = _managed(OffsetEncoder, encoder_config(encoder), encoder)
 
     def decode(
         self, pixels: Tensor, latent: Tensor, ensemble: int = 8, progress: Progress | None = None, tile: int = 0
@@ -125,44 +127,34 @@ def load_transparent_vae(decoder: str | None, encoder: str | None = None) -> Tra
     encoder_path = None
     if encoder and encoder != NO_ENCODER:
         encoder_path = layer_model_path(encoder, *ENCODER)
-    decoder_weights, encoder_weights = read_weights(decoder_path), None
-    check_file(decoder_path, decoder_weights, decoder_config)
-    if encoder_path is not None:
-        encoder_weights = read_weights(encoder_path)
-        check_file(encoder_path, encoder_weights, encoder_config)
-    return TransparentVAE(decoder_weights, encoder_weights)
+    weights = read_weights(decoder_path, decoder_config)
+    return TransparentVAE(weights, None if encoder_path is None else read_weights(encoder_path, encoder_config))
 
 
-def read_weights(path: str) -> dict[str, Tensor]:
-    """The tensors of a weight file (safetensors, or a pickle read safely); ValueError for a damaged or other file."""
-    try:
-        weights = comfy.utils.load_torch_file(path, safe_load=True)
-    except Exception as error:  # the readers of every format raise types of their own
-        raise ValueError(
-            f"{os.path.basename(path)} cannot be read ({error}). The file is damaged, cut short or not a weight file: "
-            "download it again and compare its size with the download page."
-        ) from error
-    if not isinstance(weights, Mapping):
-        raise ValueError(f"{os.path.basename(path)} holds a {type(weights).__name__} instead of named tensors.")
-    return weights
+def read_weights(path: str, read_config: Callable[[Mapping[str, Any]], object]) -> dict[str, Tensor]:
+    """The tensors of a weight file (safetensors, or a pickle read safely).
+
+    read_config: `decoder_config` or `encoder_config`. ValueError, with the file's name, as that and `read_weight_file`.
+    """
+
+    def check(tensors: Mapping[str, Any]) -> None:
+        try:
+            read_config(tensors)
+        except ValueError as error:
+            raise ValueError(f"{os.path.basename(path)}: {error}") from error
+
+    return read_weight_file(path, check, pickles=True)
 
 
-def _managed(kind: type[nn.Module], config, weights: Mapping[str, Tensor], name: str):
-    """The network on the host's casting layers, wrapped in the host's own model patcher."""
-    dtype = next(iter(weights.values())).dtype
-    if not dtype.is_floating_point:
-        dtype = torch.float32
+def _managed(kind: type[nn.Module], config, weights: Mapping[str, Tensor]):
+    """The network on the host's casting layers, wrapped in the host's own model patcher.
+
+    Weights of several types are kept in fp32, which holds all of them.
+    """
+    types = {weight.dtype for weight in weights.values()}
+    dtype = types.pop() if len(types) == 1 else torch.float32
     network = kind(config, operations=comfy.ops.manual_cast, dtype=dtype, device=mm.vae_offload_device()).eval()
-    try:
-        missing, unexpected = network.load_state_dict(dict(weights), strict=False)
-    except RuntimeError as error:  # shapes: torch lists them all
-        raise ValueError(f"The {name} file does not fit together: {str(error).splitlines()[-1].strip()}") from error
-    if missing or unexpected:
-        raise ValueError(
-            f"The {name} file does not fit together: {len(missing)} tensors are missing (first: "
-            f"{missing[0] if missing else 'none'}) and {len(unexpected)} are not known (first: "
-            f"{unexpected[0] if unexpected else 'none'}). Download it again from {PAGE}."
-        )
+    network.load_state_dict(dict(weights))
     return managed(network, load_device=mm.vae_device(), offload_device=mm.vae_offload_device())
 
 
@@ -170,11 +162,3 @@ def _out_of_memory(error: Exception) -> bool:
     """Whether an error means that the device's memory is full (newer hosts know more kinds than torch's own)."""
     known = getattr(mm, "is_oom", None)
     return bool(known(error)) if known is not None else isinstance(error, torch.OutOfMemoryError)
-
-
-def check_file(path: str, weights: Mapping[str, Tensor], read_config: Callable) -> None:
-    """Raises ValueError, with the file's name in front, when `read_config` does not know these weights."""
-    try:
-        read_config(weights)
-    except ValueError as error:
-        raise ValueError(f"{os.path.basename(path)}: {error}") from error

@@ -7,6 +7,7 @@ import comfy.model_management
 import pytest
 import tiny
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy_api.torch_helpers.torch_compile import set_torch_compile_wrapper
 from compat import streams_equal_stock
 from runs import close, empty_latent, layered, models, prompts, slow, stock
@@ -166,14 +167,51 @@ def test_differences_that_the_host_leaves_offloaded(monkeypatch):
     assert delta.model.model_lowvram, "the run has loaded it whole"
 
 
-def test_differences_are_not_copied():
+def test_differences_are_copied_once():
+    """Into memory of the run's own: the tensors of a patch are, as a rule, views of a file."""
     base, _ = models()
     differences = tiny.deltas(base, tiny.in_conv_file)
     foreground = tiny.with_deltas(base, differences)
     layered((base, foreground), steps=1)
     delta = foreground.attachments["layerfusion_delta"][1].model
     held = {parameter.data_ptr() for parameter in delta.parameters()}
-    assert len(held) == len(differences) and held == {tensor.data_ptr() for tensor in differences.values()}
+    assert len(held) == len(differences) and not held & {tensor.data_ptr() for tensor in differences.values()}
+    assert sum(p.nbytes for p in delta.parameters()) == sum(tensor.nbytes for tensor in differences.values())
+
+
+def layerdiffuse(base, names) -> tuple[ModelPatcher, dict[str, torch.Tensor]]:
+    """A MODEL as ComfyUI-layerdiffuse's conv injection makes it, and what it changes."""
+    differences = tiny.deltas(base, lambda key: any(name in key for name in names))
+    foreign = base.clone()
+    foreign.add_patches({key: ("diff", [delta, {"pad_weight": True}]) for key, delta in differences.items()}, 0.5)
+    return foreign, differences
+
+
+def test_another_packs_convolution_weights():
+    """Their second part lets the host pad a weight of another shape; here the shapes are the model's own."""
+    base, _ = models()
+    foreign, differences = layerdiffuse(base, ("input_blocks.3.0.op.", "output_blocks.2.0.in_layers"))
+    found, expected = (layered((base, m), steps=1)[0] for m in (foreign, tiny.with_deltas(base, differences, 0.5)))
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    wider, _ = layerdiffuse(base, ())
+    key = "diffusion_model.input_blocks.0.0.weight"
+    weight = base.model.state_dict()[key]
+    wider.add_patches({key: ("diff", [torch.cat([weight, weight], dim=1), {"pad_weight": True}])})
+    with pytest.raises(ValueError, match=f"the patch on {key} has shape .*, the model's is .*made for another model"):
+        layered((base, wider), steps=1)
+
+
+@pytest.mark.parametrize("checkpoints", [1, 2])
+def test_another_packs_attention_weights_do_nothing_on_this_host(checkpoints):
+    """ComfyUI-layerdiffuse's attention injection: tuples that hosts since April 2025 leave out with a line in the log."""
+    base, _ = models()
+    other = base if checkpoints == 1 else tiny.tiny_sdxl(seed=3)
+    file = tiny.foreground_file(base)
+    key = next(iter(file)).split("::")[0]
+    foreign = other.clone()
+    foreign.add_patches({key: ("lora", [file[f"{key}::lora::0"], file[f"{key}::lora::1"], *[None] * 14])}, 1.0)
+    with pytest.raises(ValueError, match=f"foreground_model carries .*'lora' on {key}.*Apply Foreground Weights instead of it"):
+        layered((base, foreign), steps=1)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, *slow(torch.float16)])

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import types
-
 import comfy.sample
 import comfy.supported_models
-import comfy.utils
 import pytest
 import tiny
 import torch
@@ -19,7 +15,6 @@ from layerfusion_pack.layerfusion_core.host.families import family_name, require
 from layerfusion_pack.layerfusion_core.host.foreground import (
     ATTACHMENT,
     apply_foreground,
-    file_identity,
     load_foreground_weights,
 )
 
@@ -194,6 +189,26 @@ def test_sdxl_and_relatives_are_accepted(model):
         require_sdxl(no_attention, "base_model")
 
 
+def test_weights_that_change_nothing(model, file):
+    off = {key.replace("::lora::0", "::lora::2"): torch.tensor(0.0) for key in file if key.endswith("::lora::0")}
+    for nothing in ({key: tensor * 0 for key, tensor in file.items()}, {**file, **off}):
+        with pytest.raises(ValueError, match=rf"zero.safetensors changes nothing: all its {len(off)} entries are zero"):
+            apply_foreground(model, parse(nothing, "zero.safetensors"))
+    key = f"{NAME}::lora::2"
+    base, after = merged(model), merged(apply_foreground(model, parse({**file, key: off[key]})))
+    assert {name for name in base if torch.equal(base[name], after[name])} >= {NAME}  # one that is switched off is as it says
+    assert sum(not torch.equal(base[name], after[name]) for name in base) == len(off) - 1
+
+
+def test_halves_of_a_lora_file_that_do_not_fit_together(model):
+    module = "lora_unet_" + NAME.removeprefix("diffusion_model.").removesuffix(".weight").replace(".", "_")
+    out, into = model.model.state_dict()[NAME].shape
+    for up, down in (((out, 2), (3, into)), ((out, 0), (0, into)), ((out, 2, 3), (2, into))):
+        halves = {f"{module}.lora_up.weight": torch.ones(up), f"{module}.lora_down.weight": torch.ones(down)}
+        with pytest.raises(ValueError, match="only 0 of 1 .*its halves do not fit together"):
+            apply_foreground(model, parse(halves))
+
+
 def test_a_host_that_ignores_patches_is_an_error(model, file, monkeypatch):
     import comfy.lora
 
@@ -255,53 +270,6 @@ def test_bad_files(file, tmp_path):
     torch.save(file, tmp_path / "x.pt")
     with pytest.raises(ValueError, match="pickle"):
         load_foreground_weights(str(tmp_path / "x.pt"))
-    save_file(file, str(tmp_path / "x.bin"))
-    with pytest.raises(ValueError, match="rename it to end in .safetensors"):
-        load_foreground_weights(str(tmp_path / "x.bin"))
-
-
-def test_identity_follows_the_content(tmp_path):
-    path = tmp_path / "x"
-    path.write_bytes(b"a")
-    first = file_identity(str(path))
-    assert first == file_identity(str(path))
-    path.write_bytes(b"ab")
-    assert file_identity(str(path)) != first
-    assert file_identity(None) == file_identity(str(tmp_path / "none")) == "missing"
-
-
-def test_a_file_is_read_once_whatever_the_strength(file, tmp_path, monkeypatch):
-    path = str(tmp_path / "x.safetensors")
-    save_file(file, path)
-    reads, load = [], comfy.utils.load_torch_file
-    monkeypatch.setattr(comfy.utils, "load_torch_file", lambda *args, **more: reads.append(1) or load(*args, **more))
-    first = load_foreground_weights(path)
-    assert load_foreground_weights(path) is first and len(reads) == 1
-    save_file({key: tensor * 2 for key, tensor in file.items()}, path)
-    os.utime(path, (1, 1))  # within one tick of the clock the time of change may stay
-    assert torch.equal(load_foreground_weights(path).entries[NAME].up, file[f"{NAME}::lora::0"] * 2)
-    assert len(reads) == 2
-
-
-def test_progress_only_when_it_takes_long(file, tmp_path, monkeypatch):
-    from layerfusion_pack.layerfusion_core.host import foreground
-
-    reports = []
-
-    class Bar:
-        def __init__(self, total):
-            self.total = total
-
-        def update_absolute(self, value, total):
-            reports.append((value, total))
-
-    monkeypatch.setattr(comfy.utils, "ProgressBar", Bar)
-    path = str(tmp_path / "x.safetensors")
-    save_file(file, path)
-    load_foreground_weights(path)
-    assert reports == []
-    os.utime(path, (1, 1))  # to be read again
-    clock = iter(range(10_000))
-    monkeypatch.setattr(foreground, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
-    load_foreground_weights(path)
-    assert reports[-1][0] == reports[-1][1] and len(reports) > len(file) // 2
+    save_file({key: tensor.to(torch.int8) for key, tensor in file.items()}, str(path))
+    with pytest.raises(ValueError, match="x.safetensors: expected tensors in fp16, bf16 or fp32, got int8 .*quantised"):
+        load_foreground_weights(str(path))

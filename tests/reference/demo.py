@@ -99,7 +99,7 @@ def load_demo(models_dir: Path | str = MODELS, foreground_strength: float = 1.0)
 
     decoder_weights, _ = read(folder / "transparent_decoder.safetensors")
     transparent = core("transparent_vae")
-    decoder = transparent.TransparentDecoder(transparent.decoder_config(decoder_weights))
+    decoder = transparent.TransparentDecoder(core("transparent_files").decoder_config(decoder_weights))
     decoder.load_state_dict(decoder_weights)
 
     return DemoModels(

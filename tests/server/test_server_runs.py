@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+import time
+from pathlib import Path
 
 import numpy
 import pytest
@@ -160,3 +163,17 @@ def test_a_missing_file_is_named_with_its_place(client, node, inputs, expected):
     except Problem as refused:
         text = str(refused)
     assert [word for word in expected if word not in text] == [], text
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc says what a process maps")
+def test_weight_files_are_let_go_when_the_server_frees_its_memory(server, client, demo_graph):
+    def mapped() -> bool:
+        return "demo/models" in Path(f"/proc/{server.process.pid}/maps").read_text()
+
+    run_demo(client, demo_graph(seed=99, steps=1))
+    held = mapped()
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    deadline = time.monotonic() + 20  # the server sees to it between two runs
+    while mapped() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert held and not mapped()

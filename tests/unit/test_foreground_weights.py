@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from layerfusion_pack.layerfusion_core.foreground_weights import (
     recognise,
     unbound_message,
 )
-from layerfusion_pack.layerfusion_core.safetensors_header import read_header
+from layerfusion_pack.layerfusion_core.safetensors_header import is_pickle, read_header
 
 Q = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight"
 DIFFUSERS_Q = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -89,11 +90,37 @@ def test_halves_of_different_rank():
         parse({f"{Q}::lora::0": torch.randn(6, 3), f"{Q}::lora::1": torch.randn(2, 4)})
 
 
+@pytest.mark.parametrize("up, down", [((6, 2, 3), (2, 4)), ((6, 0), (0, 4)), ((6,), (2, 4)), ((6, 2), (2,))])
+def test_halves_of_another_shape_or_of_rank_0(up, down):
+    with pytest.raises(ValueError, match="do not fit: expected up .* of rank 1 or more"):
+        parse({f"{Q}::lora::0": torch.zeros(up), f"{Q}::lora::1": torch.zeros(down), f"{Q}::lora::2": torch.tensor(1.0)})
+    assert not LowRank(torch.zeros(up), torch.zeros(down)).fits_together
+    assert LowRank(torch.zeros(6, 2, 1, 1), torch.zeros(2, 4, 3, 3)).fits_together
+
+
+def test_an_alpha_is_one_number():
+    up, down = pair()
+    for halves in ({f"{Q}::lora::0": up, f"{Q}::lora::1": down, f"{Q}::lora::2": torch.ones(2)},
+                   {"a.lora_up.weight": up, "a.lora_down.weight": down, "a.alpha": torch.ones(2)}):  # fmt: skip
+        with pytest.raises(ValueError, match=r"is an alpha, expected one number, got the shape \(2,\)"):
+            parse(halves)
+
+
+def test_what_changes_something():
+    up, down = pair()
+    assert LowRank(up, down).changes and Delta(up).changes
+    assert not LowRank(up, down, alpha=0.0).changes and not LowRank(up * 0, down).changes and not Delta(up * 0).changes
+
+
 def test_unknown_patch_type():
-    with pytest.raises(ValueError, match="unknown patch"):
-        parse({f"{Q}::loha::0": torch.randn(2)})
-    with pytest.raises(ValueError, match="expected '<model key>::"):
-        parse({f"{Q}::lora": torch.randn(2)})
+    up, down = pair()
+    halves = {f"{Q}::lora::0": up, f"{Q}::lora::1": down}
+    for patch in ({f"{Q}::loha::0": up}, {f"{Q}::diff::1": up}, {**halves, f"{Q}::lora::3": up}):
+        with pytest.raises(ValueError, match="unknown patch"):
+            parse(patch)
+    for key in ("::lora", "::lora::\u00b2", "::lora::-1", "::lora::" + "1" * 5000):
+        with pytest.raises(ValueError, match="expected '<model key>::"):
+            parse({f"{Q}{key}": up})
 
 
 WRONG_FILES = {
@@ -198,3 +225,42 @@ def test_other_formats(tmp_path):
             read_header(write(path, header, b"\0" * 64))
     with pytest.raises(ValueError, match="no tensors"):
         read_header(write(path, {"__metadata__": {}}))
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"<html><head>", "a web page"),
+        (b"\xef\xbb\xbf\n <?xml version", "a web page"),
+        (b"<!-- cached -->", "a web page"),
+        (b"Entry not found", "a text.*begins with 'Entry not found'.*log in"),
+        (b'{"error": "gated"}', "a text"),
+        (b"no", "a text"),
+        (b"\x1f\x8b\x08\x00" + bytes(60), "a gzip archive"),
+    ],
+)
+def test_what_servers_send_in_place_of_weights(content, words, tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content + b" " * 30)
+    for read in (read_header, is_pickle):
+        with pytest.raises(ValueError, match=rf"^x.safetensors \({len(content) + 30} bytes\) is {words}"):
+            read(str(path))
+
+
+def test_what_a_header_may_ask_for_is_bounded(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(ValueError, match="header cannot be read"):
+        read_header(write(path, b'{"a":' * 100_000 + b"1" + b"}" * 100_000))
+    with pytest.raises(ValueError, match="header cannot be read"):
+        read_header(write(path, b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"))
+    started = time.process_time()
+    with pytest.raises(ValueError, match="no model's weight file: its header has 1,000,005 entries, expected at most"):
+        read_header(write(path, b'{"a": {"shape": [' + b"1," * 1_000_001 + b'1], "dtype": 1}}'))
+    assert time.process_time() - started < 0.5  # it is not parsed: that takes a second, and memory for all of it
+
+
+def test_safetensors_under_another_ending(tmp_path):
+    save_file({"a": torch.zeros(2)}, str(tmp_path / "x.pt"))
+    assert not is_pickle(str(tmp_path / "x.pt"))
+    with pytest.raises(ValueError, match="rename it to end in .safetensors"):
+        read_header(str(tmp_path / "x.pt"))

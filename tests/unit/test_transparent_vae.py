@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from layerfusion_pack.layerfusion_core.transparent_encode import EncoderConfig, OffsetEncoder, encoder_config
-from layerfusion_pack.layerfusion_core.transparent_vae import DecoderConfig, TransparentDecoder, decoder_config
+from layerfusion_pack.layerfusion_core.transparent_encode import EncoderConfig, OffsetEncoder
+from layerfusion_pack.layerfusion_core.transparent_files import decoder_config, encoder_config
+from layerfusion_pack.layerfusion_core.transparent_vae import DecoderConfig, TransparentDecoder
 
 SMALL = DecoderConfig(widths=(16, 16, 32, 48, 64), attention=(False, False, False, True, True))
 
@@ -102,8 +103,18 @@ def decoder_like(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
         (decoder_like(**{"latent_conv_in.weight": torch.zeros(32, 16, 1, 1)}), "16 channels"),
         (decoder_like(**{"conv_out.weight": torch.zeros(3, 16, 3, 3)}), "3 to 3 channels"),
         (decoder_like(**{"down_blocks.2.resnets.0.conv1.weight": None}), "down_blocks.2 of 5 is missing"),
+        (decoder_like(**{"down_blocks.99999999.x": torch.zeros(1)}), "down_blocks.5 of 100000000 is missing"),
+        (decoder_like(**{"down_blocks.99999999999.x": torch.zeros(1)}), "1 are not known (first: down_blocks.9999"),
+        (decoder_like(**{"mid_block.attentions.0.to_v.bias": None}), "1 tensors are missing (first: mid_block.attentions.0"),
+        (decoder_like(**{f"down_blocks.0.resnets.{i}.conv1.weight": torch.zeros(1) for i in range(9)}), "9 residual blocks"),
+        (decoder_like(**{f"down_blocks.{i}.resnets.0.conv1.weight": torch.zeros(1) for i in range(5, 11)}), "has 11 levels"),
+        (decoder_like(**{"latent_conv_in.weight": torch.zeros(())}), "latent_conv_in.weight has shape (), expected four"),
+        (decoder_like(**{"down_blocks.1.resnets.0.conv1.weight": torch.zeros(10**9, 0, 3, 3)}), "1000000000"),
+        (decoder_like(**{"down_blocks.1.resnets.0.conv1.weight": torch.zeros(18, 16, 3, 3)}), "multiples of 4 up to 8192"),
+        (decoder_like(**{"down_blocks.1.resnets.0.conv2.bias": torch.zeros(4)}), "has shape (4,), expected (16,)"),
     ],
-    ids=["empty", "encoder", "lora", "foreign", "module", "flux", "rgb", "damaged"],
+    ids=["empty", "encoder", "lora", "foreign", "module", "flux", "rgb", "damaged", "gap", "huge", "lacking", "layers", "levels",
+         "scalar", "wide", "groups", "shape"],
 )
 def test_foreign_files_are_named(weights, words):
     with pytest.raises(ValueError, match="not a LayerDiffuse transparent decoder") as error:
@@ -116,5 +127,15 @@ def test_the_encoder_input_refuses_a_decoder():
         encoder_config(decoder_like())
     with pytest.raises(ValueError, match="blocks.0.weight"):
         encoder_config({"x": torch.zeros(1)})
+    encoder = OffsetEncoder(EncoderConfig((4,) * 9)).state_dict()
+    for changes, words in (
+        ({"blocks.4.weight": torch.zeros(10**9, 0, 3, 3)}, "channels wide, expected 1 to 8192"),
+        ({"blocks.4.weight": torch.zeros(0, 4, 3, 3)}, "channels wide, expected 1 to 8192"),
+        ({"blocks.4.weight": torch.zeros(4, 4, 5, 5)}, "blocks.4.weight has shape .*, expected .4, 4, 3, 3."),
+        ({"blocks.18.weight": torch.zeros(4, 4, 3, 3)}, "1 are not known .first: blocks.18.weight"),
+        ({"blocks.4.weight": torch.zeros(())}, "of four dimensions"),
+    ):
+        with pytest.raises(ValueError, match=f"not a LayerDiffuse transparent encoder.*{words}"):
+            encoder_config({**encoder, **changes})
     with pytest.raises(ValueError, match="at least 4 levels"):
         TransparentDecoder(DecoderConfig(widths=(8, 8, 8), attention=(False,) * 3))
