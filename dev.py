@@ -33,8 +33,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     commands = parser.add_subparsers(dest="command", required=True, metavar="demo | test | serve | evaluate | bench")
 
     demo = commands.add_parser("demo", help="generate the three layers once and write them to a folder")
-    demo.add_argument("--foreground", metavar="TEXT", help='what to cut out, for example "a red circle"')
-    demo.add_argument("--background", metavar="TEXT", help='what lies behind it, for example "blue checkerboard"')
+    demo.add_argument("--foreground", metavar="TEXT", help='what to cut out, for example "a red apple"')
+    demo.add_argument("--background", metavar="TEXT", help='what lies behind it, for example "a wooden table"')
     demo.add_argument("--blended", metavar="TEXT", help="prompt of the composite; made from the two others when empty")
     demo.add_argument("--seed", type=int, metavar="N")
     demo.add_argument("--steps", type=int, metavar="N")

@@ -7,10 +7,10 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -29,11 +29,13 @@ log = logging.getLogger("demo")
 class Settings:
     """Command-line settings common to all stages."""
 
-    size: int = 128
+    size: int = 256
     seed: int = 0
-    count: int = 10000
+    count: int = 40000
+    first: int = 0  # index of the first training scene
     models: Path = ROOT / "demo" / "models"
     work: Path = ROOT / "demo" / "cache"
+    compiled: bool = False  # torch.compile the U-Net
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -81,21 +83,57 @@ def save_checkpoint(path: Path, state: dict) -> None:
     os.replace(temporary, path)
 
 
-def to_tensor(pictures: np.ndarray, device: str) -> torch.Tensor:
-    """uint8 (B, H, W, 3) to float (B, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-
-
 def scene_seed(settings: Settings, index: int) -> int:
     """Seed of training scene `index`; held-out scenes use indices from 10,000,000 on."""
     return settings.seed * 100_000_000 + index
 
 
-def draw_triples(settings: Settings, start: int, count: int) -> np.ndarray:
-    """uint8 (count, 3, S, S, 3): object on grey, background, composite of scenes start .. start + count."""
-    out = np.empty((count, 3, settings.size, settings.size, 3), np.uint8)
-    for i in range(count):
-        drawn = scenes.draw(scenes.random_scene(scene_seed(settings, start + i)), settings.size)
-        for j, picture in enumerate((drawn.on_grey, drawn.background, drawn.composite)):
-            out[i, j] = np.rint(picture * 255).astype(np.uint8)
-    return out
+def drawn_batches(settings: Settings, start: int, count: int, batch: int = 0) -> Iterator[scenes.Drawing]:
+    """Scenes start .. start + count, drawn on the training device in batches."""
+    batch = batch or (256 if settings.device != "cpu" else 8)
+    for first in range(start, start + count, batch):
+        records = [
+            scenes.random_scene(scene_seed(settings, i)) for i in range(first, min(first + batch, start + count))
+        ]
+        yield scenes.draw_batch(records, settings.size, settings.device)
+
+
+def to_bytes(pictures: torch.Tensor) -> torch.Tensor:
+    """[0, 1] to uint8."""
+    return (pictures * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_bytes(pictures: torch.Tensor) -> torch.Tensor:
+    """uint8 to [-1, 1]."""
+    return pictures.float().div_(127.5).sub_(1.0)
+
+
+def draw_pictures(settings: Settings, start: int, count: int) -> torch.Tensor:
+    """uint8 (3 count, 3, S, S) on the device: object on grey, background and composite of each scene."""
+    parts = (
+        to_bytes(torch.stack([d.on_grey, d.background, d.composite], 1)).flatten(0, 1)
+        for d in drawn_batches(settings, start, count)
+    )
+    return torch.cat(list(parts))
+
+
+def half_precision(settings: Settings):
+    """bfloat16 for the matrix work where there is a GPU; nothing on a CPU, which has no use for it."""
+    return torch.autocast("cuda", torch.bfloat16, enabled=settings.device != "cpu")
+
+
+class Average:
+    """Running average of a model's parameters."""
+
+    def __init__(self, model: torch.nn.Module, decay: float):
+        self.source, self.decay, self.step = list(model.parameters()), decay, 0
+        self.names = [name for name, _ in model.named_parameters()]
+        self.value = [p.detach().clone() for p in self.source]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.step += 1
+        torch._foreach_lerp_(self.value, self.source, 1 - min(self.decay, self.step / (self.step + 10)))
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in zip(self.names, self.value, strict=True)}

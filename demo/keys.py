@@ -7,8 +7,8 @@ third level, so the table is written out from that structure and is one to one.
 from __future__ import annotations
 
 PREFIX = "diffusion_model."
-MODEL_CHANNELS = 32
-CHANNEL_MULT = (1, 2, 4)
+MODEL_CHANNELS = 48
+CHANNEL_MULT = (1, 2, 3)
 BLOCKS_PER_LEVEL = 2
 DEPTH = (0, 1, 2)  # transformer blocks per level
 CONTEXT_DIM = 128
@@ -20,7 +20,7 @@ GROUPS = 8
 # Arguments of the host's UNetModel; `transformer_depth_output` is in the host's order (it is consumed from the end, so
 # the first output block has depth 2).
 HOST_CONFIG = {
-    "image_size": 16, "in_channels": 4, "out_channels": 4, "model_channels": MODEL_CHANNELS,
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": MODEL_CHANNELS,
     "channel_mult": list(CHANNEL_MULT), "num_res_blocks": [2, 2, 2], "transformer_depth": [0, 0, 1, 1, 2, 2],
     "transformer_depth_output": [0, 0, 0, 1, 1, 1, 2, 2, 2], "transformer_depth_middle": 2,
     "use_spatial_transformer": True, "use_linear_in_transformer": True, "use_temporal_attention": False,
@@ -29,7 +29,7 @@ HOST_CONFIG = {
 }  # fmt: skip
 # Arguments of diffusers' UNet2DConditionModel (its `attention_head_dim` is the number of heads of a level).
 DIFFUSERS_CONFIG = {
-    "sample_size": 16, "in_channels": 4, "out_channels": 4, "layers_per_block": BLOCKS_PER_LEVEL,
+    "sample_size": 32, "in_channels": 4, "out_channels": 4, "layers_per_block": BLOCKS_PER_LEVEL,
     "block_out_channels": [MODEL_CHANNELS * m for m in CHANNEL_MULT],
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
     "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],

@@ -6,12 +6,20 @@ decoded; the target is the drawn alpha and the straight colour, which runs on sm
 
 from __future__ import annotations
 
-import numpy as np
 import stage_vae
 import torch
-from common import LATENT_SCALE, Clock, Settings, export, log, rate, scene_seed
+from common import (
+    LATENT_SCALE,
+    Average,
+    Clock,
+    Settings,
+    drawn_batches,
+    export,
+    log,
+    rate,
+    to_bytes,
+)
 from safetensors.torch import load_file
-from scenes import draw, random_scene
 
 from layerfusion_core.transparent_files import decoder_config
 from layerfusion_core.transparent_vae import DecoderConfig, TransparentDecoder
@@ -23,11 +31,12 @@ NOISE = 0.20  # largest latent noise, in standard deviations of the latent
 
 
 def targets(settings: Settings, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures on grey (n, 3, S, S) and targets A, R, G, B (n, 4, S, S), both in [0, 1]."""
-    drawn = [draw(random_scene(scene_seed(settings, start + i)), settings.size) for i in range(count)]
-    grey = np.stack([d.on_grey for d in drawn])
-    target = np.stack([np.concatenate([d.alpha, d.colour], -1) for d in drawn])
-    return tuple(torch.from_numpy(a).permute(0, 3, 1, 2).contiguous() for a in (grey, target))
+    """Pictures on grey (n, 3, S, S) and targets A, R, G, B (n, 4, S, S), both uint8 on the device."""
+    drawn = [
+        (to_bytes(d.on_grey), to_bytes(torch.cat([d.alpha, d.colour], 1)))
+        for d in drawn_batches(settings, start, count)
+    ]
+    return torch.cat([grey for grey, _ in drawn]), torch.cat([target for _, target in drawn])
 
 
 def inputs(vae, grey: torch.Tensor, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,23 +48,25 @@ def inputs(vae, grey: torch.Tensor, noise: float) -> tuple[torch.Tensor, torch.T
         return (vae.decode(latent) + 1) / 2, latent
 
 
-def train(settings: Settings, minutes: float, batch: int = 4, pool: int = 1500, resume: bool = False) -> None:
+def train(settings: Settings, minutes: float, batch: int = 0, pool: int = 0, resume: bool = False) -> None:
     """Trains for `minutes`; with `resume`, goes on from the exported weights at a lower rate."""
+    on_gpu = settings.device != "cpu"
+    batch, pool = batch or (24 if on_gpu else 4), pool or min(settings.count, 6000 if on_gpu else 500)
     torch.manual_seed(settings.seed + 2)
     vae = stage_vae.load(settings)
     model = load(settings).train().requires_grad_(True) if resume else TransparentDecoder(CONFIG).to(settings.device)
     peak, start = (PEAK_RATE / 2, pool) if resume else (PEAK_RATE, 0)  # another pool of scenes the second time
     grey, target = targets(settings, start, pool)
     parameters = list(model.parameters())
-    average = [p.detach().clone() for p in parameters]
+    average = Average(model, 0.99)
     optimiser = torch.optim.AdamW(parameters, lr=peak, weight_decay=1e-4, betas=(0.9, 0.98))
     clock, step = Clock(minutes), 0
     while clock.progress() < 1:
         for group in optimiser.param_groups:
             group["lr"] = peak * rate(clock.progress(), 0.03)
-        pick = torch.randint(pool, (batch,))
-        picture, latent = inputs(vae, grey[pick].to(settings.device), NOISE)
-        want = target[pick].to(settings.device)
+        pick = torch.randint(pool, (batch,), device=settings.device)
+        picture, latent = inputs(vae, grey[pick].float() / 255, NOISE)
+        want = target[pick].float() / 255
         error = model(picture, latent) - want
         # colour counts most where the object is; outside it only has to be smooth
         weight = torch.cat([torch.full_like(want[:, :1], 2.0), (0.1 + want[:, :1]).expand(-1, 3, -1, -1)], 1)
@@ -64,19 +75,12 @@ def train(settings: Settings, minutes: float, batch: int = 4, pool: int = 1500, 
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
+        average.update()
         step += 1
-        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(0.99, step / (step + 10)))
-        if step % 25 == 0:
-            log.info(
-                "alpha: step %d, %.1f min, loss %.4f, alpha error %.4f",
-                step,
-                clock.minutes(),
-                loss.item(),
-                error[:, 0].abs().mean().item(),
-            )
-    with torch.no_grad():
-        for p, a in zip(parameters, average, strict=True):
-            p.copy_(a)
+        if step % 50 == 0:
+            off = error[:, 0].abs().mean().item()
+            log.info("alpha: step %d, %.1f min, loss %.4f, alpha error %.4f", step, clock.minutes(), loss.item(), off)
+    model.load_state_dict(average.state_dict())
     config = {
         "widths": CONFIG.widths,
         "attention": CONFIG.attention,
@@ -97,10 +101,9 @@ def load(settings: Settings) -> TransparentDecoder:
 def evaluate(settings: Settings, count: int = 60) -> tuple[float, float]:
     """Mean absolute error of alpha over the canvas, and of straight colour weighted by alpha, on held-out scenes."""
     vae, model = stage_vae.load(settings), load(settings)
-    grey, want = (v.to(settings.device) for v in targets(settings, HELD_OUT, count))
+    grey, want = (v.float() / 255 for v in targets(settings, HELD_OUT, count))
     with torch.no_grad():
-        picture, latent = inputs(vae, grey, 0.0)
-        got = torch.cat([model(*part) for part in zip(picture.split(20), latent.split(20), strict=True)]).clamp(0, 1)
+        got = torch.cat([model(*inputs(vae, part, 0.0)) for part in grey.split(10)]).clamp(0, 1)
     alpha = (got[:, :1] - want[:, :1]).abs().mean()
     colour = ((got[:, 1:] - want[:, 1:]).abs() * want[:, :1]).sum() / (3 * want[:, :1].sum())
     return alpha.item(), colour.item()

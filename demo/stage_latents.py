@@ -3,66 +3,68 @@
 from __future__ import annotations
 
 import multiprocessing
+import random
 
 import stage_text
 import stage_vae
 import torch
-from common import LATENT_SCALE, Settings, draw_triples, log, save_checkpoint, scene_seed, to_tensor
-from scenes import random_scene
-from vocabulary import GREY_CAPTION, background_captions, composite_captions, foreground_captions
+from common import LATENT_SCALE, Settings, half_precision, log, save_checkpoint, scene_seed
+from scenes import Scene, draw_batch, random_scene
+from vocabulary import GREY_CAPTION, background_caption, composite_caption, foreground_caption
 
 FILE = "latents.pt"
-CHUNK = 250
+WORDINGS = 2
 
 
-def encode_chunk(arguments: tuple[Settings, int, int]) -> torch.Tensor:
-    """Scaled latents (n, 3, 4, h, w) of n scenes: object on grey, background, composite."""
+def records(arguments: tuple[Settings, int, int]) -> tuple[list[Scene], list[list[str]]]:
+    """Scene records and their captions: WORDINGS each of foreground, background, composite."""
     settings, start, count = arguments
-    torch.set_num_threads(1)
-    model = stage_vae.load(settings)
-    pictures = draw_triples(settings, start, count).reshape(-1, settings.size, settings.size, 3)
-    with torch.no_grad():
-        parts = [
-            model.encode(to_tensor(pictures[i : i + 50], settings.device)).cpu() for i in range(0, len(pictures), 50)
-        ]
-    return (torch.cat(parts) * LATENT_SCALE).view(count, 3, *parts[0].shape[1:])
+    scenes = [random_scene(scene_seed(settings, i)) for i in range(start, start + count)]
+    texts = []
+    for i, scene in enumerate(scenes):
+        rng = random.Random(scene_seed(settings, start + i))
+        describe = (foreground_caption, background_caption, composite_caption)
+        texts.append([one(scene, rng) for one in describe for _ in range(WORDINGS)])
+    return scenes, texts
 
 
 def build(settings: Settings) -> None:
-    jobs = [(settings, start, min(CHUNK, settings.count - start)) for start in range(0, settings.count, CHUNK)]
-    if settings.device == "cpu":
-        with multiprocessing.get_context("spawn").Pool(min(2, multiprocessing.cpu_count())) as pool:
-            latents = torch.cat(pool.map(encode_chunk, jobs, chunksize=1))
-    else:
-        latents = torch.cat([encode_chunk(job) for job in jobs])
-    grey = stage_vae.load(settings).encode(torch.zeros(1, 3, settings.size, settings.size, device=settings.device))
-    captions: dict[str, int] = {}
-
-    def index(texts: tuple[str, ...]) -> list[int]:
-        return [captions.setdefault(text, len(captions)) for text in texts]
-
-    empty, plain = index(("", GREY_CAPTION))
-    used = [random_scene(scene_seed(settings, i)) for i in range(len(latents))]
-    table = torch.tensor(
-        [index(foreground_captions(s)) + index(background_captions(s)) + index(composite_captions(s)) for s in used]
-    )
-    encoders = stage_text.load(settings)
-    texts, context, pooled = list(captions), [], []
+    batch = 256 if settings.device != "cpu" else 8
+    jobs = [
+        (settings, settings.first + start, min(batch, settings.count - start))
+        for start in range(0, settings.count, batch)
+    ]
+    captions: dict[str, int] = {"": 0, GREY_CAPTION: 1}
+    latents, table = [], []
+    workers = multiprocessing.get_context("fork").Pool(min(8, multiprocessing.cpu_count()))  # before the GPU wakes up
+    with workers:
+        pending = workers.imap(records, jobs)
+        vae = stage_vae.load(settings)
+        for scenes, texts in pending:
+            table += [[captions.setdefault(text, len(captions)) for text in row] for row in texts]
+            d = draw_batch(scenes, settings.size, settings.device)
+            pictures = torch.stack([d.on_grey, d.background, d.composite], 1).flatten(0, 1) * 2 - 1
+            with torch.no_grad(), half_precision(settings):
+                z = torch.cat([vae.encode(part).float() for part in pictures.split(128)])
+            latents.append((z * LATENT_SCALE).unflatten(0, (-1, 3)).to(torch.bfloat16))
+    latents = torch.cat(latents)
     with torch.no_grad():
-        for start in range(0, len(texts), 200):
-            c, p, _ = encoders(texts[start : start + 200])
-            context.append(c.cpu())
-            pooled.append(p.cpu())
-    log.info("latents: %d scenes, %d captions, latent deviation %.3f", len(latents), len(texts), latents.std().item())
+        grey = vae.encode(torch.zeros(1, 3, settings.size, settings.size, device=settings.device))[0] * LATENT_SCALE
+        context, pooled = embed(settings, list(captions))
+    log.info(
+        "latents: %d scenes, %d captions, deviation %.3f", len(latents), len(captions), latents.float().std().item()
+    )
     save_checkpoint(
         settings.work / FILE,
-        {
-            "latents": latents,
-            "grey": grey.cpu()[0] * LATENT_SCALE,
-            "captions": table,  # (N, 6): two wordings each of foreground, background, composite
-            "context": torch.cat(context),
-            "pooled": torch.cat(pooled),
-            "empty": empty,
-            "plain": plain,
-        },
+        {"latents": latents, "grey": grey, "captions": torch.tensor(table), "context": context, "pooled": pooled},
     )
+
+
+def embed(settings: Settings, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    encoders = stage_text.load(settings)
+    context, pooled = [], []
+    for start in range(0, len(texts), 2000):
+        c, p, _ = encoders(texts[start : start + 2000])
+        context.append(c.to(torch.bfloat16))
+        pooled.append(p)
+    return torch.cat(context), torch.cat(pooled)

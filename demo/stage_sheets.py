@@ -10,23 +10,29 @@ import torch
 from common import Settings, log
 from PIL import Image, ImageDraw
 from sample import Sampler
-from scenes import BACKGROUND_COLOURS, BACKGROUNDS, OBJECT_COLOURS, SHAPES
+from scene_light import TONES
+from scene_objects import COLOURS, OBJECTS, OF_GLASS
+from scenes import BACKDROPS, Item, Scene
+from vocabulary import background_caption, composite_caption, foreground_caption
 
 COLUMNS = 6
 
 
 def captions(kind: str, count: int, seed: int) -> list[str]:
-    """`count` captions of a kind (foregrounds, backgrounds, composites), every shape and background equally often."""
-    rng = random.Random(seed)
+    """`count` captions of a kind (foregrounds, backgrounds, composites), every object and backdrop equally often."""
+    rng, kinds = random.Random(seed), list(OBJECTS)
     out = []
     for i in range(count):
-        glass = "glass " if rng.random() < 0.25 else ""
-        front = f"a {glass}{rng.choice(list(OBJECT_COLOURS))} {SHAPES[i % len(SHAPES)]}".replace(
-            "a orange", "an orange"
-        )
-        j = i // len(SHAPES) + i
-        back = f"{rng.choice(list(BACKGROUND_COLOURS))} {BACKGROUNDS[j % len(BACKGROUNDS)]}"
-        out.append({"foregrounds": front, "backgrounds": back, "composites": f"{front} on a {back}"}[kind])
+        name = kinds[i % len(kinds)]
+        item = Item(name, rng.choice(list(COLOURS)), name in OF_GLASS and rng.random() < 0.5, (0.5, 0.5), 0.6, 0.5)
+        backdrop = BACKDROPS[(i + i // len(BACKDROPS)) % len(BACKDROPS)]
+        scene = Scene((item,), backdrop, rng.choice(list(TONES)), False, (0.0,) * 4)
+        describe = {
+            "foregrounds": foreground_caption,
+            "backgrounds": background_caption,
+            "composites": composite_caption,
+        }
+        out.append(describe[kind](scene))
     return out
 
 
@@ -41,7 +47,7 @@ def sheet(pictures: torch.Tensor, texts: list[str]) -> Image.Image:
         page.paste(
             Image.fromarray((picture.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)), (x, y + line)
         )
-        pen.text((x, y), text.replace(" on ", "\non "), fill="black", font_size=9)
+        pen.text((x, y), text, fill="black", font_size=13)
     return page
 
 
@@ -49,7 +55,7 @@ def over_checkerboard(argb: torch.Tensor) -> torch.Tensor:
     """Alpha-over of A, R, G, B (B, 4, S, S) on a light checkerboard."""
     size = argb.shape[-1]
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    board = (0.75 + 0.2 * ((x // 8 + y // 8) % 2)).to(argb)
+    board = (0.75 + 0.2 * ((x // 16 + y // 16) % 2)).to(argb)
     return argb[:, :1] * argb[:, 1:] + (1 - argb[:, :1]) * board
 
 

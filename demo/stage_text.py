@@ -8,49 +8,81 @@ from __future__ import annotations
 
 import json
 import random
+import re
 
 import torch
 import torch.nn.functional as F
 from common import Clock, Settings, export, log, rate
 from safetensors.torch import load_file
-from scenes import BACKGROUND_COLOURS, BACKGROUNDS, OBJECT_COLOURS, SHAPES
+from scene_light import TONES
+from scene_objects import COLOURS, OBJECTS
+from scenes import BACKDROPS, Item, random_scene
 from text_model import TextEncoders
 from torch import nn
-from vocabulary import GREY_CAPTION, USED_IDS, WORDS
+from vocabulary import (
+    GREY_CAPTION,
+    OBJECT_WORDS,
+    USED_IDS,
+    WORDS,
+    background_caption,
+    composite_caption,
+    foreground_caption,
+)
 
 CONFIG = {
     "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256,
     "max_position_embeddings": 77, "hidden_act": {"clip_l": "quick_gelu", "clip_g": "gelu"}, "projection_dim": 64,
     "hidden_state": -2, "final_layer_norm_on_hidden_state": False, "pad": {"clip_l": 49407, "clip_g": 0},
 }  # fmt: skip
-SIZES = (len(SHAPES) + 1, len(OBJECT_COLOURS) + 1, 2, len(BACKGROUNDS) + 1, len(BACKGROUND_COLOURS) + 1)
+TRAINED = 28  # positions computed in training: no caption is longer, and later ones cannot change earlier ones
+ITEM = (len(OBJECTS) + 1, len(COLOURS) + 1, 2, 3)  # kind, colour, glass, side
+SIZES = (*ITEM, *ITEM, len(BACKDROPS) + 1, len(TONES) + 1)
 
 
 def random_caption(rng: random.Random) -> tuple[str, list[int]]:
     """A caption with random parts and wording, and its labels (0 = absent) in the order of SIZES."""
-    has_front, has_back = rng.random() < 0.75, rng.random() < 0.7
-    labels, parts = [0] * 5, []
-    noise = rng.random() < 0.1  # an unknown word now and then: its shared embedding row must stay neutral
-    if has_front:
-        s, c, g = rng.randrange(len(SHAPES)), rng.randrange(len(OBJECT_COLOURS)), rng.random() < 0.3
-        labels[:3] = [s + 1, c + 1, int(g)]
-        words = [rng.choice(["a", "a", "a", "", "the"]), "glass" if g else "", tuple(OBJECT_COLOURS)[c], SHAPES[s]]
-        if noise:
-            words.insert(rng.randrange(1, len(words)), "unknownword")
-        parts.append(" ".join(w for w in words if w))
-    if has_back:
-        b, c = rng.randrange(len(BACKGROUNDS)), rng.randrange(len(BACKGROUND_COLOURS))
-        labels[3:] = [b + 1, c + 1]
-        words = [
-            rng.choice(["a", "a", "", ""]),
-            tuple(BACKGROUND_COLOURS)[c],
-            BACKGROUNDS[b],
-            rng.choice(["", "", "", "background"]),
-        ]
-        parts.append(" ".join(w for w in words if w))
-    if not parts:
-        parts.append(rng.choice(["", GREY_CAPTION]))
-    return rng.choice([" on ", " on ", ", ", ", ", " over "]).join(parts), labels
+    scene = random_scene(rng.randrange(2**40))
+    kind = rng.random()
+    if kind < 0.04:
+        return rng.choice(["", GREY_CAPTION]), [0] * len(SIZES)
+    has_front, has_back = kind < 0.75, kind > 0.35
+    if has_front and has_back:
+        text = composite_caption(scene, rng)
+    else:
+        text = foreground_caption(scene, rng) if has_front else background_caption(scene, rng)
+    items = list(scene.items) if has_front and has_back else list(scene.items[:1]) if has_front else []
+    labels = [label for item in _as_mentioned(text, items) for label in _item_labels(text, item)]
+    labels += [0] * (2 * len(ITEM) - len(labels))
+    labels += (
+        [1 + BACKDROPS.index(scene.backdrop), 1 + list(TONES).index(scene.tone) if scene.tone else 0]
+        if has_back
+        else [0, 0]
+    )
+    if rng.random() < 0.1:  # an unknown word now and then: its shared embedding row must stay neutral
+        words = text.split(" ")
+        words.insert(rng.randrange(len(words)), "unknownword")
+        text = " ".join(words)
+    return text, labels
+
+
+def _mention(text: str, item: Item) -> int:
+    """Where the caption names the item."""
+    found = (re.search(rf"\b{word}\b", text) for word in (*OBJECT_WORDS.get(item.kind, ()), item.kind))
+    return min(match.start() for match in found if match)
+
+
+def _as_mentioned(text: str, items: list[Item]) -> list[Item]:
+    return sorted(items, key=lambda item: _mention(text, item))
+
+
+def _item_labels(text: str, item: Item) -> list[int]:
+    """Labels of an item as far as the caption says them."""
+    at = _mention(text, item)
+    before, after = text[:at].split()[-3:], text[at:].split()[:5]
+    colour = 1 + list(COLOURS).index(item.colour) if item.colour in before else 0
+    joined = " ".join(after)
+    where = 1 if "on the left" in joined else 2 if "on the right" in joined else 0
+    return [1 + list(OBJECTS).index(item.kind), colour, int("glass" in before and item.glass), where]
 
 
 def train(settings: Settings, minutes: float, batch: int = 96) -> None:
@@ -66,14 +98,15 @@ def train(settings: Settings, minutes: float, batch: int = 96) -> None:
         for group in optimiser.param_groups:
             group["lr"] = 2e-3 * rate(clock.progress())
         captions, labels = zip(*(random_caption(rng) for _ in range(batch)), strict=True)
-        context, pooled, columns = model(list(captions))
+        context, pooled, columns = model(list(captions), TRAINED)
         eos = context[torch.arange(batch), columns]
         target = torch.tensor(labels, device=settings.device)
         loss, right = 0.0, 0.0
         for features, head in zip((eos[:, :64], eos[:, 64:], pooled), heads, strict=True):
             logits = head(F.dropout(F.layer_norm(features, (64,)), 0.1)).split(SIZES, dim=-1)
             loss = loss + sum(F.cross_entropy(part, target[:, i]) for i, part in enumerate(logits))
-            right += sum((part.argmax(-1) == target[:, i]).float().mean() for i, part in enumerate(logits)).item() / 15
+            hits = sum((part.argmax(-1) == target[:, i]).float().mean() for i, part in enumerate(logits)).item()
+            right += hits / (3 * len(SIZES))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

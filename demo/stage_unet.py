@@ -1,214 +1,155 @@
 """Stage `unet`: trains the base U-Net and the foreground deltas together, in one resumable run.
 
 Each batch starts with foreground rows (an object on mid-grey), which pass through base + deltas; the other rows
-(backgrounds, composites, a few plain grey canvases) pass through the base alone. On a CPU two single-thread processes
-share one flat parameter vector in memory: each computes gradients of its own rows, then updates one half of the vector.
+(backgrounds, composites, a few plain grey canvases) pass through the base alone. On a GPU the whole step, from the
+forward pass to the optimiser, is one CUDA graph.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
-import torch.multiprocessing as mp
 import unet
-from common import Clock, Settings, log, rate, save_checkpoint
-from stage_latents import FILE
+from common import Average, Clock, Settings, log, rate
+from stage_latents import FILE, WORDINGS
+from torch import Tensor
 
-CHECKPOINT = "unet.pt"
 PEAK_RATE = 1.2e-3
-BETAS = (0.9, 0.98)
+BETAS = (0.9, 0.985)
 WEIGHT_DECAY = 0.01
 FOREGROUND_SHARE = 0.32
 EXPORT_MINUTES = 10.0
-SAVE_MINUTES = 3.0
-LOG_STEPS = 20
+LOG_STEPS = 200
 
 
-def schedule() -> torch.Tensor:
+def schedule() -> Tensor:
     """SDXL's cumulative alphas (1000,): scaled-linear betas from 0.00085 to 0.012."""
     return torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0).float()
 
 
 class Batches:
-    """Random training rows from the cached latents."""
+    """Random training rows from the cached latents, put together on the device."""
 
-    def __init__(self, settings: Settings, batch: int, seed: int):
-        self.data = torch.load(settings.work / FILE, mmap=False)
+    def __init__(self, settings: Settings, batch: int):
+        self.data = torch.load(settings.work / FILE, map_location=settings.device)
         self.batch, self.foreground = batch, round(FOREGROUND_SHARE * batch)
-        self.random = torch.Generator().manual_seed(seed)
-        self.alphas, self.device = schedule(), settings.device
+        self.device = settings.device
+        self.alphas = schedule().to(self.device)
 
-    def draw(self) -> tuple[torch.Tensor, ...]:
+    def draw(self) -> tuple[Tensor, ...]:
         """x (B, 4, h, w), t (B,), context, pooled, noise, loss weight (B,)."""
-        d, b, n, r = self.data, self.batch, self.foreground, self.random
-        scene = torch.randint(len(d["latents"]), (b,), generator=r)
-        wording = torch.randint(2, (b,), generator=r)
-        u = torch.rand(b, generator=r)
-        # kind: 0 foreground, 1 background, 2 composite; which caption columns describe it
-        kind = torch.where(u < 0.30, 1, 2)
+        d, b, n, on = self.data, self.batch, self.foreground, self.device
+        scene = torch.randint(len(d["latents"]), (b,), device=on)
+        wording = torch.randint(WORDINGS, (b,), device=on)
+        u = torch.rand(b, device=on)
+        kind = torch.where(u < 0.30, 1, 2)  # 0 foreground, 1 background, 2 composite
         kind[:n] = 0
-        column = 2 * kind
-        column[n:][u[n:] > 0.85] = 0  # composites captioned with the object only
-        x0 = d["latents"][scene, kind]
-        caption = d["captions"][scene, column + wording]
-        grey = (u > 0.96) & (kind == 2)
-        x0[grey] = d["grey"]
-        caption[grey] = d["plain"]
-        caption[torch.rand(b, generator=r) < 0.10] = d["empty"]
+        column = torch.where((u > 0.88) & (kind == 2), 0, kind)  # composites captioned with the object only
+        x0 = d["latents"][scene, kind].float()
+        caption = d["captions"][scene, WORDINGS * column + wording]
+        grey = (u > 0.97) & (kind == 2)
+        x0 = torch.where(grey.view(-1, 1, 1, 1), d["grey"], x0)
+        caption = torch.where(grey, 1, caption)
+        caption = torch.where(torch.rand(b, device=on) < 0.10, 0, caption)
         # stratified over the batch, tilted towards high noise, where shapes and colours are decided
-        strata = (torch.randperm(b, generator=r) + torch.rand(b, generator=r)) / b
+        strata = (torch.randperm(b, device=on) + torch.rand(b, device=on)) / b
         t = (1000 * strata**0.75).long().clamp(max=999)
         a = self.alphas[t]
         snr = a / (1 - a)
         weight = snr.clamp(max=5) / snr * (1 + 1 / snr).sqrt().clamp(max=4)
-        noise = torch.randn(x0.shape, generator=r)
+        noise = torch.randn_like(x0)
         x = a.sqrt().view(-1, 1, 1, 1) * x0 + (1 - a).sqrt().view(-1, 1, 1, 1) * noise
-        rows = (x, t, d["context"][caption], d["pooled"][caption], noise, weight)
-        return tuple(v.to(self.device) for v in rows)
+        return x, t, d["context"][caption].float(), d["pooled"][caption], noise, weight
 
 
-class Flat:
-    """Parameters, their average and the optimiser's moments as flat vectors that processes can share."""
+class Step:
+    """One training step on given rows: gradients and AdamW."""
 
-    def __init__(self, model: torch.nn.Module, workers: int, device: str):
-        start = torch.cat([p.detach().reshape(-1) for p in model.parameters()]).to(device)
-        self.value, self.average = start.clone(), start.clone()
-        self.first, self.second = torch.zeros_like(start), torch.zeros_like(start)
-        self.gradients = torch.zeros(workers, start.numel(), device=device)
-        self.report = torch.zeros(workers, 4)  # loss, foreground loss, squared gradient norm, stop flag
-        if device == "cpu":
-            for tensor in vars(self).values():
-                tensor.share_memory_()
+    def __init__(self, settings: Settings, model: torch.nn.Module, compiled: bool = False):
+        self.settings, self.model = settings, model
+        on_gpu = settings.device != "cpu"
+        self.rate = torch.tensor(0.0, device=settings.device)
+        self.optimiser = torch.optim.AdamW(
+            model.parameters(), lr=self.rate if on_gpu else 0.0, betas=BETAS, weight_decay=WEIGHT_DECAY,
+            fused=on_gpu, capturable=on_gpu,
+        )  # fmt: skip
+        self.predict = torch.compile(unet.predict) if compiled else unet.predict
 
-    def bind(self, model: torch.nn.Module, worker: int) -> None:
-        """Makes the parameters of `model` and their gradients views of these vectors."""
-        offset = 0
-        for p in model.parameters():
-            p.data = self.value[offset : offset + p.numel()].view_as(p)
-            p.grad = self.gradients[worker, offset : offset + p.numel()].view_as(p)
-            offset += p.numel()
-
-    def state_dict(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """The averaged weights under the model's names."""
-        offset, out = 0, {}
-        for name, p in model.named_parameters():
-            out[name] = self.average[offset : offset + p.numel()].view_as(p).clone()
-            offset += p.numel()
-        return out
-
-
-def work(
-    rank: int, workers: int, settings: Settings, flat: Flat, barrier, batch: int, minutes: float, resume: dict
-) -> None:
-    if settings.device == "cpu":
-        torch.set_num_threads(1)
-    torch.manual_seed(settings.seed)
-    model, rows = unet.build()
-    model.to(settings.device).train()
-    if settings.device == "cpu":
-        model.to(memory_format=torch.channels_last)
-    flat.bind(model, rank)
-    batches = Batches(settings, batch, settings.seed * 1000 + rank + 10 * resume["step"])
-    rows.count = batches.foreground
-    gradient, size = flat.gradients[rank], flat.value.numel()
-    part = slice(rank * size // workers, (rank + 1) * size // workers)
-    clock, step, saved, exported = Clock(minutes, resume["minutes"]), resume["step"], time.time(), time.time()
-    sums, began = torch.zeros(2), time.time()
-    while True:
-        gradient.zero_()
-        x, t, context, pooled, noise, weight = batches.draw()
-        error = (unet.predict(model, x, t, context, pooled, settings.size) - noise).square().mean((1, 2, 3))
+    def __call__(self, x: Tensor, t: Tensor, context: Tensor, pooled: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.settings.device != "cpu", cache_enabled=False):
+            eps = self.predict(self.model, x, t, context, pooled, self.settings.size)
+        error = (eps.float() - noise).square().mean((1, 2, 3))
+        self.optimiser.zero_grad(set_to_none=True)
         (weight * error).mean().backward()
-        flat.report[rank, 0], flat.report[rank, 1] = error.detach().mean(), error.detach()[: rows.count].mean()
-        flat.report[rank, 3] = clock.progress()
-        barrier.wait()
-        mean = flat.gradients[:, part].mean(0) if workers > 1 else gradient
-        flat.report[rank, 2] = mean.square().sum()
-        barrier.wait()
-        progress = flat.report[0, 3].item()
-        norm = flat.report[:, 2].sum().sqrt().item()
-        step += 1
-        update(
-            flat,
-            part,
-            mean,
-            step,
-            PEAK_RATE * min(step / 200, 1.0) * rate(progress, 0.0),
-            min(1.0, 1.0 / (norm + 1e-6)),
-        )
-        sums += flat.report[:, :2].mean(0)
-        barrier.wait()
-        if rank == 0:
-            if step % LOG_STEPS == 0:
-                log.info(
-                    "unet: step %d, %.1f min, eps loss %.4f, foreground %.4f, norm %.2f, %.3f s a step",
-                    step,
-                    clock.minutes(),
-                    sums[0] / LOG_STEPS,
-                    sums[1] / LOG_STEPS,
-                    norm,
-                    (time.time() - began) / LOG_STEPS,
-                )
-                sums, began = torch.zeros(2), time.time()
-            if time.time() - saved > 60 * SAVE_MINUTES or progress >= 1:
-                save_checkpoint(settings.work / CHECKPOINT, {
-                    "value": flat.value, "average": flat.average, "first": flat.first, "second": flat.second,
-                    "step": step, "minutes": clock.minutes(),
-                })  # fmt: skip
-                saved = time.time()
-            if time.time() - exported > 60 * EXPORT_MINUTES or progress >= 1:
-                unet.save(settings, flat.state_dict(model))
-                exported = time.time()
-        if progress >= 1:
-            return
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=True)
+        self.optimiser.step()
+        return error.detach()
+
+    def set_rate(self, value: float) -> None:
+        self.rate.fill_(value)
+        if self.settings.device == "cpu":
+            self.optimiser.param_groups[0]["lr"] = value
 
 
-@torch.no_grad()
-def update(flat: Flat, part: slice, gradient: torch.Tensor, step: int, learning_rate: float, clip: float) -> None:
-    """One AdamW step and one step of the weight average on `part` of the flat vectors."""
-    value, first, second = flat.value[part], flat.first[part], flat.second[part]
-    gradient = gradient.mul_(clip)
-    first.lerp_(gradient, 1 - BETAS[0])
-    second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-    scale = (1 - BETAS[1] ** step) ** 0.5
-    value.mul_(1 - learning_rate * WEIGHT_DECAY)
-    value.addcdiv_(first, second.sqrt().add_(1e-8 * scale), value=-learning_rate * scale / (1 - BETAS[0] ** step))
-    flat.average[part].lerp_(value, 1 - min(0.998, step / (step + 10)))
+def captured(step: Callable[..., Tensor], rows: tuple[Tensor, ...], warm_up: int = 4) -> Callable[..., Tensor]:
+    """`step` as a CUDA graph: the same work without the time that its thousands of launches take."""
+    held = [row.clone() for row in rows]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(warm_up):
+            step(*held)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = step(*held)
+
+    def replay(*rows: Tensor) -> Tensor:
+        for old, new in zip(held, rows, strict=True):
+            old.copy_(new)
+        graph.replay()
+        return result
+
+    return replay
 
 
-class NoBarrier:
-    def wait(self) -> None:
-        """Nothing to wait for with one worker."""
-
-
-def train(settings: Settings, minutes: float, batch: int = 32) -> None:
-    """`minutes` counts from the very first run: a resumed run ends when the total is reached."""
-    torch.manual_seed(settings.seed)
-    workers = 2 if settings.device == "cpu" else 1
-    if workers > 1:
-        torch.set_num_threads(1)
-    model, _ = unet.build()
-    log.info("unet: parameters %s, %d workers", unet.describe(model), workers)
-    flat, resume = Flat(model, workers, settings.device), {"step": 0, "minutes": 0.0}
-    path = settings.work / CHECKPOINT
-    if path.exists():
-        state = torch.load(path, map_location=settings.device)
-        for name in ("value", "average", "first", "second"):
-            getattr(flat, name).copy_(state[name])
-        resume = {"step": state["step"], "minutes": state["minutes"]}
-        log.info("unet: resumed at step %d, %.1f min", resume["step"], resume["minutes"])
-    if workers == 1:
-        work(0, 1, settings, flat, NoBarrier(), batch, minutes, resume)
-        return
-    context = mp.get_context("fork")
-    barrier = context.Barrier(workers, timeout=600)  # a worker that dies must not leave the other waiting
-    others = [
-        context.Process(target=work, args=(r, workers, settings, flat, barrier, batch // workers, minutes, resume))
-        for r in range(1, workers)
-    ]
-    for process in others:
-        process.start()
-    work(0, workers, settings, flat, barrier, batch // workers, minutes, resume)
-    for process in others:
-        process.join()
+def train(settings: Settings, minutes: float, batch: int = 0, start: float = 0.0, end: float = 1.0) -> None:
+    """Goes on from the exported weights where `start` > 0; start .. end is this run's part of the rate's way down."""
+    on_gpu = settings.device != "cpu"
+    batch = batch or (256 if on_gpu else 16)
+    torch.manual_seed(settings.seed + round(1000 * start))
+    model, rows = unet.load(settings) if start else unet.build()
+    model.to(settings.device).train().requires_grad_(True)
+    batches = Batches(settings, batch)
+    rows.count = batches.foreground
+    log.info("unet: parameters %s, batch %d", unet.describe(model), batch)
+    step = Step(settings, model, settings.compiled)
+    average = Average(model, 0.9985)
+    run: Callable[..., Tensor] = step
+    if on_gpu:
+        try:
+            run = captured(step, batches.draw())
+        except RuntimeError as error:
+            log.warning("unet: no CUDA graph on this machine (%s); going on without", error)
+    clock, count, exported, began = Clock(minutes), 0, time.time(), time.time()
+    sums = torch.zeros(2, device=settings.device)
+    while clock.progress() < 1:
+        progress = start + (end - start) * clock.progress()
+        step.set_rate(PEAK_RATE * min((count + 1) / 300, 1.0) * rate(progress, 0.0))
+        error = run(*batches.draw())
+        average.update()
+        sums += torch.stack([error.mean(), error[: rows.count].mean()])
+        count += 1
+        if count % LOG_STEPS == 0:
+            loss, foreground = (sums / LOG_STEPS).tolist()
+            log.info("unet: step %d, %.1f min, eps loss %.4f, foreground %.4f, %.3f s a step", count, clock.minutes(),
+                     loss, foreground, (time.time() - began) / LOG_STEPS)  # fmt: skip
+            sums.zero_()
+            began = time.time()
+        if time.time() - exported > 60 * EXPORT_MINUTES:
+            unet.save(settings, average.state_dict())
+            exported = time.time()
+    unet.save(settings, average.state_dict())
+    log.info("unet: %d steps of %d rows in %.1f minutes", count, batch, clock.minutes())

@@ -48,7 +48,7 @@ class TextModel(nn.Module):
         nn.init.normal_(self.embeddings["position_embedding"].weight, std=0.3)
 
     def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x = self.embeddings["token_embedding"](rows) + self.embeddings["position_embedding"].weight
+        x = self.embeddings["token_embedding"](rows) + self.embeddings["position_embedding"].weight[: rows.shape[1]]
         hidden = x
         for index, layer in enumerate(self.encoder["layers"]):
             x = layer(x)
@@ -68,7 +68,10 @@ class TextModel(nn.Module):
 
 
 class TextEncoders(nn.Module):
-    """Both encoders. `forward(captions)` returns context (B, 77, 128), pooled (B, 64) and the EOS columns (B,)."""
+    """Both encoders. `forward(captions)` returns context (B, 77, 128), pooled (B, 64) and the EOS columns (B,).
+
+    `length`: compute only so many positions, which must hold every caption.
+    """
 
     def __init__(self):
         super().__init__()
@@ -77,15 +80,15 @@ class TextEncoders(nn.Module):
             {"text_model": TextModel(quick=False), "text_projection": nn.Linear(WIDTH, WIDTH, bias=False)}
         )
 
-    def rows(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        left, right = ([tokenize(c, pad) for c in captions] for pad in (END, 0))
+    def rows(self, captions: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        left, right = ([tokenize(c, pad)[:length] for c in captions] for pad in (END, 0))
         columns = torch.tensor([ids.index(END) for ids in left])
         device = self.clip_g["text_projection"].weight.device
         tables = (torch.tensor([row_index(ids) for ids in side], device=device) for side in (left, right))
         return (*tables, columns)
 
-    def forward(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        left, right, columns = self.rows(captions)
+    def forward(self, captions: list[str], length: int = LENGTH) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        left, right, columns = self.rows(captions, length)
         hidden_l, _ = self.clip_l["text_model"](left)
         hidden_g, final_g = self.clip_g["text_model"](right)
         pooled = self.clip_g["text_projection"](final_g[torch.arange(len(captions)), columns])

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from common import Settings, log
 
+SETTINGS = ("size", "seed", "count", "first", "models", "work", "compiled")
 # Share of the wall time that each stage gets in `all`, in the order they run (the last two have no budget).
 SHARES = {"vae": 0.08, "text": 0.03, "latents": 0.0, "alpha": 0.09, "unet": 0.80, "sheets": 0.0, "evaluate": 0.0}
 
@@ -19,9 +20,15 @@ def main() -> None:
         "stage", choices=["init", "vae", "text", "latents", "unet", "alpha", "sheets", "evaluate", "all"]
     )
     parser.add_argument("--minutes", type=float, default=90.0, help="wall time of the stage, or of all stages together")
-    parser.add_argument("--size", type=int, default=128, help="picture side in pixels")
+    parser.add_argument("--size", type=int, default=256, help="picture side in pixels")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=10000, help="number of drawn scenes")
+    parser.add_argument("--count", type=int, default=40000, help="number of drawn scenes")
+    parser.add_argument("--first", type=int, default=0, help="index of the first scene, for another set of them")
+    parser.add_argument(
+        "--compiled", action="store_true", help="compile the U-Net (a minute, then half the time a step)"
+    )
+    parser.add_argument("--start", type=float, default=0.0, help="unet: share of the training already done")
+    parser.add_argument("--end", type=float, default=1.0, help="unet: share of the training done after this run")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads per process (0: leave as is)")
     parser.add_argument("--models", type=Path, default=Settings.models, help="where the weights go")
     parser.add_argument("--work", type=Path, default=Settings.work, help="latents, checkpoints")
@@ -30,11 +37,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    settings = Settings(arguments.size, arguments.seed, arguments.count, arguments.models, arguments.work)
-    run(settings, arguments.stage, arguments.minutes, arguments.resume)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True
+    settings = Settings(**{name: getattr(arguments, name) for name in SETTINGS})
+    run(settings, arguments.stage, arguments.minutes, arguments.resume, (arguments.start, arguments.end))
 
 
-def run(settings: Settings, stage: str, minutes: float, resume: bool = False) -> None:
+def run(settings: Settings, stage: str, minutes: float, resume: bool = False, part: tuple = (0.0, 1.0)) -> None:
     """Runs one stage, or all in order with their shares of `minutes`."""
     import stage_alpha
     import stage_latents
@@ -55,7 +63,7 @@ def run(settings: Settings, stage: str, minutes: float, resume: bool = False) ->
     elif stage == "latents":
         stage_latents.build(settings)
     elif stage == "unet":
-        stage_unet.train(settings, minutes)
+        stage_unet.train(settings, minutes, start=part[0], end=part[1])
     elif stage == "alpha":
         stage_alpha.train(settings, minutes, resume=resume)
     elif stage == "sheets":

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         with torch.inference_mode():
             latent = demo.vae.encode(grey)
             alpha = demo.transparent.decode(demo.vae.decode(latent).float(), latent, plan.SETTINGS.ensemble)[1]
-        body = ((truth > 0.3) & (truth < 0.6) if glass else truth > 0.99).float()
+        body = ((truth > 0.15) & (truth < 0.5) if glass else truth > 0.99).float()
         found = (
             (measures.soft_iou(alpha, truth), 3),
             ((alpha - truth).abs().mean(dim=(-2, -1)), 4),

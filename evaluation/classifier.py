@@ -6,18 +6,20 @@ scenes without an object, with one, with a faint one (a leak), and objects on th
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .drawings import scenes_module
+from .drawings import scenes_module, single
 
 SIDE = 64
 SCENES, STEPS, BATCH = 4000, 1000, 64
 FAINTEST = 0.35  # opacity of the faintest leak it is taught to find
 NONE = 0  # class of "no object" and of "no scene" (grey canvas)
-HEADS = {"shape": 7, "colour": 7, "pattern": 7, "tone": 5}  # classes, the first is NONE
+HEADS = {"shape": 17, "colour": 7, "pattern": 17, "tone": 5}  # classes, the first is NONE
 
 
 def drawn(seeds: range) -> tuple[Tensor, Tensor]:
@@ -26,18 +28,29 @@ def drawn(seeds: range) -> tuple[Tensor, Tensor]:
     Without object, with it, with a faint one, and the object on grey.
     """
     scenes = scenes_module()
+    chosen = itertools.islice(single(1_000_000 + 2 * seeds.start), len(seeds))  # far from those the models are trained on
     pictures, labels = [], []
-    for seed in seeds:
-        scene = scenes.random_scene(1_000_000 + seed)  # far from the seeds the demo models are trained on
-        d = scenes.draw(scene, SIDE)
-        faint = d.background + (d.composite - d.background) * np.random.default_rng(seed).uniform(FAINTEST, 0.8)
-        item = [1 + scenes.SHAPES.index(scene.shape), 1 + tuple(scenes.OBJECT_COLOURS).index(scene.colour)]
-        place = [1 + scenes.BACKGROUNDS.index(scene.background),
-                 1 + tuple(scenes.BACKGROUND_COLOURS).index(scene.background_colour)]  # fmt: skip
-        pictures += [d.background, d.composite, faint, d.on_grey]
-        labels += [[NONE, NONE, *place], [*item, *place], [*item, *place], [*item, NONE, NONE]]
-    stack = np.rint(np.clip(np.stack(pictures), 0, 1) * 255).astype(np.uint8)
-    return torch.from_numpy(stack), torch.tensor(labels)
+    for part in iter(lambda: list(itertools.islice(chosen, 50)), []):
+        d = scenes.draw_batch(part, SIDE)
+        strength = np.random.default_rng(seeds.start + len(labels)).uniform(FAINTEST, 0.8, (len(part), 1, 1, 1))
+        faint = torch.lerp(d.background, d.composite, torch.from_numpy(strength).float())
+        pictures.append(torch.stack([d.background, d.composite, faint, d.on_grey], 1).flatten(0, 1))
+        for scene in part:
+            item, place = labels_of(scene)
+            labels += [[NONE, NONE, *place], [*item, *place], [*item, *place], [*item, NONE, NONE]]
+    stack = (torch.cat(pictures).permute(0, 2, 3, 1) * 255).round().clamp(0, 255).to(torch.uint8)
+    return stack, torch.tensor(labels)
+
+
+def labels_of(scene) -> tuple[list[int], list[int]]:
+    """Classes of a scene's object (shape, colour) and of its backdrop (pattern, tone; no tone where it is a place)."""
+    scenes = scenes_module()
+    item = scene.items[0]
+    tone = 1 + tuple(scenes.TONES).index(scene.tone) if scene.tone else NONE
+    return (
+        [1 + tuple(scenes.OBJECTS).index(item.kind), 1 + tuple(scenes.COLOURS).index(item.colour)],
+        [1 + scenes.BACKDROPS.index(scene.backdrop), tone],
+    )
 
 
 class Classifier(nn.Module):

@@ -8,10 +8,14 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent / "prompts"
 
-SHAPES = ("circle", "square", "triangle", "star", "ring", "heart")
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple")
-BACKGROUNDS = ("sky", "checkerboard", "stripes", "dots", "hills", "clouds")
-BACKGROUND_COLOURS = ("blue", "green", "yellow", "pink")
+OBJECTS = ("apple", "ball", "balloon", "bottle", "mug", "lantern", "star", "heart", "fish", "leaf", "ring", "house",
+           "tree", "mushroom", "flower", "car")  # fmt: skip
+OF_GLASS = frozenset(("apple", "ball", "bottle", "mug", "star", "heart", "fish", "ring"))
+PLACES = ("a wooden table", "a meadow", "a beach at sunset", "a night street", "a snowy field", "a brick wall", "a desert",
+          "a forest", "a theatre stage", "the sea floor")  # fmt: skip
+PATTERNS = ("sky", "checkerboard", "stripes", "dots", "hills", "clouds")
+TONES = ("blue", "green", "yellow", "pink")
 DEMO_PAIRS = 216
 
 
@@ -47,21 +51,24 @@ def read(path: Path) -> list[Pair]:
 
 
 def demo_lines(count: int = DEMO_PAIRS) -> list[str]:
-    """The lines of prompts/demo.txt: all different, a quarter glass; the same every time.
+    """The lines of prompts/demo.txt: all different, about a quarter glass; the same every time.
 
     Each attribute walks through shuffled rounds of its words, so that a short run is balanced too.
     """
     rng = random.Random(2412)
 
-    def rounds(words: tuple[str, ...]):
+    def rounds(words: tuple):
         while True:
             yield from rng.sample(words, len(words))
 
-    walks = [rounds(words) for words in (("glass ", "", "", ""), COLOURS, SHAPES, BACKGROUND_COLOURS, BACKGROUNDS)]
+    walks = [rounds(words) for words in (OBJECTS, COLOURS, (*PLACES, *PATTERNS), TONES, (True, False))]
     lines: dict[str, None] = {}
     while len(lines) < count:
-        glass, colour, shape, tone, scene = (next(walk) for walk in walks)
-        lines[f"a {glass}{colour} {shape} | {tone} {scene}"] = None
+        name, colour, place, tone, glass = (next(walk) for walk in walks)
+        material = "glass " if glass and name in OF_GLASS else ""
+        article = "an" if colour == "orange" else "a"
+        where = f"{tone} {place}" if place in PATTERNS else place
+        lines[f"{article} {colour} {material}{name} | {where}"] = None
     return list(lines)
 
 

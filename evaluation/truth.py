@@ -21,11 +21,15 @@ FIELDS = (
 
 def named(foreground: str, background: str) -> list[int]:
     """Classes that a demo prompt pair names, in the order of the classifier's heads."""
-    scenes = part("drawings").scenes_module()
-    *_, colour, shape = foreground.split()
-    tone, pattern = background.split()
-    return [1 + scenes.SHAPES.index(shape), 1 + tuple(scenes.OBJECT_COLOURS).index(colour),
-            1 + scenes.BACKGROUNDS.index(pattern), 1 + tuple(scenes.BACKGROUND_COLOURS).index(tone)]  # fmt: skip
+    scenes, prompts = part("drawings").scenes_module(), part("prompts")
+    words, place = foreground.split(), background
+    tone = 0
+    if background not in prompts.PLACES:
+        first, place = background.split()
+        tone = 1 + tuple(scenes.TONES).index(first)
+    backdrop = (*prompts.PLACES, *prompts.PATTERNS).index(place)
+    colour = next(i for i, name in enumerate(scenes.COLOURS) if name in words)
+    return [1 + tuple(scenes.OBJECTS).index(words[-1]), 1 + colour, 1 + backdrop, tone]
 
 
 def judge(model, out: Path, rows: list[dict]) -> list[dict]:

@@ -1,11 +1,13 @@
 """The small image autoencoder of the demonstration model: 8x smaller, four latent channels.
 
-A pixel-unshuffle stem and a pixel-shuffle head keep every convolution at 1/8 or 1/4 of the image size, which is what
-makes it trainable in minutes on a CPU. The scale of the latent is folded into the weights: `encode(x) * 0.13025` has
-unit standard deviation, as SDXL's latents do.
+Three pixel-unshuffle steps on the way in, three pixel-shuffle steps on the way out, with residual blocks at every
+resolution of the decoder up to the picture's own, which is what keeps edges straight. The scale of the latent is folded
+into the weights: `encode(x) * 0.13025` has unit standard deviation, as SDXL's latents do.
 """
 
 from __future__ import annotations
+
+import re
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,12 @@ from torch import nn
 
 LATENT_CHANNELS = 4
 DOWNSCALE = 8
+ENCODER = ((32, 1), (48, 1), (80, 1))
+"""Width and number of residual blocks at 1/2, 1/4 and 1/8 of the picture."""
+DECODER = ((112, 3), (80, 2), (40, 2), (20, 1))
+"""Width and number of residual blocks at 1/8, 1/4, 1/2 and the whole of the picture."""
+
+Levels = tuple[tuple[int, int], ...]
 
 
 class ResidualBlock(nn.Module):
@@ -30,76 +38,71 @@ class ResidualBlock(nn.Module):
 class DemoEncoder(nn.Module):
     """Pixels (B, 3, H, W) in [-1, 1] to latent (B, 4, H/8, W/8)."""
 
-    def __init__(self, width: int = 64, depth: int = 1):
+    def __init__(self, levels: Levels = ENCODER):
         super().__init__()
-        self.stem = nn.Conv2d(3 * DOWNSCALE**2, width, 3, padding=1)
-        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(depth))
-        self.head = nn.Conv2d(width, LATENT_CHANNELS, 1)
+        before = (3, *(width for width, _ in levels))
+        self.down = nn.ModuleList(nn.Conv2d(4 * a, b, 3, padding=1) for a, (b, _) in zip(before, levels, strict=False))
+        self.blocks = nn.ModuleList(nn.ModuleList(ResidualBlock(w) for _ in range(depth)) for w, depth in levels)
+        self.head = nn.Conv2d(levels[-1][0], LATENT_CHANNELS, 1)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        x = self.stem(F.pixel_unshuffle(pixels, DOWNSCALE))  # (B, width, H/8, W/8)
-        for block in self.blocks:
-            x = block(x)
+        x = pixels
+        for down, blocks in zip(self.down, self.blocks, strict=True):
+            x = down(F.pixel_unshuffle(x, 2))
+            for block in blocks:
+                x = block(x)
         return self.head(x)
 
 
 class DemoDecoder(nn.Module):
     """Latent (B, 4, h, w) to pixels (B, 3, 8h, 8w), nominally in [-1, 1], not clipped."""
 
-    def __init__(self, width: int = 80, depth: int = 3, upper_width: int = 48, upper_depth: int = 2):
+    def __init__(self, levels: Levels = DECODER):
         super().__init__()
-        self.stem = nn.Conv2d(LATENT_CHANNELS, width, 3, padding=1)
-        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(depth))
-        self.up = nn.Conv2d(width, 4 * upper_width, 1)
-        self.upper = nn.ModuleList(ResidualBlock(upper_width) for _ in range(upper_depth))
-        self.head = nn.Conv2d(upper_width, 3 * 16, 3, padding=1)
+        widths = [width for width, _ in levels]
+        self.stem = nn.Conv2d(LATENT_CHANNELS, widths[0], 3, padding=1)
+        self.up = nn.ModuleList(nn.Conv2d(a, 4 * b, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.blocks = nn.ModuleList(nn.ModuleList(ResidualBlock(w) for _ in range(depth)) for w, depth in levels)
+        self.head = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
-        x = self.stem(latent)  # (B, width, h, w)
-        for block in self.blocks:
-            x = block(x)
-        x = F.pixel_shuffle(self.up(x), 2)  # (B, upper_width, 2h, 2w)
-        for block in self.upper:
-            x = block(x)
-        return F.pixel_shuffle(self.head(x), 4)
+        x = self.stem(latent)
+        for level, blocks in enumerate(self.blocks):
+            if level:
+                x = F.pixel_shuffle(self.up[level - 1](x), 2)
+            for block in blocks:
+                x = block(x)
+        return self.head(F.silu(x))
 
 
 class DemoAutoencoder(nn.Module):
     """Encoder and decoder; `encode` and `decode` are what the host's VAE wrapper calls."""
 
-    def __init__(
-        self,
-        encoder_width: int = 64,
-        encoder_depth: int = 1,
-        decoder_width: int = 80,
-        decoder_depth: int = 3,
-        upper_width: int = 48,
-        upper_depth: int = 2,
-    ):
+    def __init__(self, encoder: Levels = ENCODER, decoder: Levels = DECODER):
         super().__init__()
-        self.encoder = DemoEncoder(encoder_width, encoder_depth)
-        self.decoder = DemoDecoder(decoder_width, decoder_depth, upper_width, upper_depth)
+        self.encoder, self.decoder = DemoEncoder(encoder), DemoDecoder(decoder)
 
     @classmethod
     def from_state_dict(cls, state_dict: dict[str, torch.Tensor]) -> DemoAutoencoder:
         """Builds the module with the widths and depths found in `state_dict` and loads it (raises on a bad file)."""
 
-        def depth(prefix: str) -> int:
-            return len({k.split(".")[2] for k in state_dict if k.startswith(prefix)})
+        def levels(part: str) -> Levels:
+            depths: dict[int, set[str]] = {}
+            widths: dict[int, int] = {}
+            for key, value in state_dict.items():
+                found = re.fullmatch(rf"{part}\.blocks\.(\d+)\.(\d+)\.conv1\.weight", key)
+                if found:
+                    depths.setdefault(int(found[1]), set()).add(found[2])
+                    widths[int(found[1])] = value.shape[0]
+            return tuple((widths[i], len(depths[i])) for i in sorted(widths))
 
-        try:
-            model = cls(
-                encoder_width=state_dict["encoder.stem.weight"].shape[0],
-                encoder_depth=depth("encoder.blocks."),
-                decoder_width=state_dict["decoder.stem.weight"].shape[0],
-                decoder_depth=depth("decoder.blocks."),
-                upper_width=state_dict["decoder.head.weight"].shape[1],
-                upper_depth=depth("decoder.upper."),
-            )
-        except KeyError as error:
+        encoder, decoder = levels("encoder"), levels("decoder")
+        if len(encoder) != len(ENCODER) or len(decoder) != len(DECODER):
             raise ValueError(
-                f"expected the weights of a demo autoencoder, but {error} is missing; use demo/models/vae.safetensors"
-            ) from error
+                f"expected the weights of a demo autoencoder with {len(ENCODER)} encoder and {len(DECODER)} decoder levels, "
+                f"got {len(encoder)} and {len(decoder)}; use demo/models/vae.safetensors"
+            )
+        model = cls(encoder, decoder)
         model.load_state_dict(state_dict)
         return model
 

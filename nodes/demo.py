@@ -17,8 +17,8 @@ class LayerFusionLoadDemo(io.ComfyNode):
             node_id="LayerFusionLoadDemo",
             display_name="Load Demo Models",
             category="LayerFusion/loaders",
-            description="A miniature SDXL with everything LayerFusion needs, shipped with the pack: simple shapes on simple "
-            "backgrounds at 128 x 128, e.g. 'a red circle' on 'blue checkerboard'. Nothing is downloaded.",
+            description="A miniature SDXL with everything LayerFusion needs, shipped with the pack: everyday things in drawn "
+            "places at 256 x 256, e.g. 'a red apple' on 'a wooden table'. Nothing is downloaded.",
             inputs=[],
             outputs=[
                 io.Model.Output(display_name="base_model", tooltip="Draws backgrounds and blended pictures."),

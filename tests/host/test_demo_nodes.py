@@ -28,7 +28,7 @@ def models():
 
 @lru_cache(maxsize=1)
 def prompts():
-    return LayerFusionTextEncode.execute(models()[2], "a red circle", "blue checkerboard", "", "").result
+    return LayerFusionTextEncode.execute(models()[2], "a red apple", "blue checkerboard", "", "").result
 
 
 def sample(options=None, steps=2, **changed):
@@ -53,11 +53,11 @@ def test_demo_models_name_a_missing_or_damaged_file(tmp_path):
 
 def test_text_encode_finds_the_end_of_the_foreground_prompt():
     foreground, background, blended, negative = prompts()
-    assert foreground[0][1]["layerfusion_eos"] == [4]  # start a red circle end
+    assert foreground[0][1]["layerfusion_eos"] == [4]  # start a red apple end
     assert negative[0][1]["layerfusion_eos"] == [1]
     clip = models()[2]
     (default,) = [c for c in prompts()[2:3]]
-    spelled_out = LayerFusionTextEncode.execute(clip, "x", "y", "a red circle, blue checkerboard", "").result[2]
+    spelled_out = LayerFusionTextEncode.execute(clip, "x", "y", "a red apple, blue checkerboard", "").result[2]
     assert torch.equal(default[0][0], spelled_out[0][0])
 
 

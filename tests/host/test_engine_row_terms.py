@@ -145,7 +145,7 @@ def test_nothing_is_left_on_the_models():
 def test_demo_models():
     base, foreground, clip, *_ = LayerFusionLoadDemo.execute().result
     on_foreground, on_background, on_blended, negative = LayerFusionTextEncode.execute(
-        clip, "a red circle", "blue checkerboard", "", ""
+        clip, "a red apple", "blue checkerboard", "", ""
     ).result
     foreground = tiny.with_deltas(foreground, tiny.deltas(base, tiny.in_conv_file))
     streams = [on_foreground, on_blended, on_background]

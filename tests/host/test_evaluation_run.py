@@ -34,7 +34,8 @@ def script(name: str, *arguments: str) -> str:
 
 
 def test_run_resume_and_report(host, tmp_path):
-    command = ["--host", str(host), "--out", str(tmp_path), "--n", "2", "--steps", "2", "--methods", "adapt,sequential"]
+    command = ["--host", str(host), "--out", str(tmp_path), "--n", "2", "--steps", "2", "--methods", "adapt,sequential",
+               "--size", "128", "--ensemble", "1"]  # fmt: skip
     assert "done 6 of 6" in script("run.py", *command)
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]

@@ -129,7 +129,7 @@ def test_two_checkpoints_from_file_to_layers(checkpoint):
     """The nodes of a graph with another foreground_checkpoint: without blending, each layer is its model's stock run."""
     tiny_checkpoint.write_checkpoint(checkpoint / "checkpoints" / "other.safetensors", seed=5, clip=False)
     base, foreground, clip, _ = Load.execute("tiny.safetensors", WEIGHTS, "other.safetensors").args
-    texts = conditioning.LayerFusionTextEncode.execute(clip, "a red circle", "blue stripes", "", "blurry").args
+    texts = conditioning.LayerFusionTextEncode.execute(clip, "a red apple", "blue stripes", "", "blurry").args
     given = dict(zip(("foreground", "background", "blended", "negative"), texts))
     for strength in (0.0, 1.0):
         layers = sampling.LayerFusionKSampler.execute(

@@ -1,6 +1,6 @@
 """Command line of the reference: generate three layers with the demonstration model and write them to a folder.
 
-python tests/reference/generate.py --foreground "a red circle" --background "blue checkerboard" --seed 0 --out DIR
+python tests/reference/generate.py --foreground "a red apple" --background "a wooden table" --seed 0 --out DIR
 
 Writes foreground.png (RGBA, straight alpha), background.png, blended.png, masks/soft.png, masks/hard.png and run.json.
 """
@@ -26,8 +26,8 @@ from reference.sampling import SAMPLERS
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Three layers from the reference implementation of LayerFusion.")
-    parser.add_argument("--foreground", default="a red circle")
-    parser.add_argument("--background", default="blue checkerboard")
+    parser.add_argument("--foreground", default="a red apple")
+    parser.add_argument("--background", default="a wooden table")
     parser.add_argument("--blended", default="", help='default: "FOREGROUND, BACKGROUND"')
     parser.add_argument("--negative", default="")
     parser.add_argument("--seed", type=int, default=0)

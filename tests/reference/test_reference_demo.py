@@ -21,7 +21,7 @@ from reference.pipeline import Options
 from reference.text import EOS, START, tokenize
 from reference.weights import module_table, to_diffusers
 
-WORDS = {"a": [320], "red": [736], "circle": [7117], ",": [267], "checkerboard": [1113, 2352, 1972]}
+WORDS = {"a": [320], "red": [736], "apple": [3055], ",": [267], "checkerboard": [1113, 2352, 1972]}
 
 
 @cache
@@ -30,8 +30,8 @@ def models():
 
 
 def test_tokenizer_uses_the_word_table_and_one_unknown_id():
-    (ids,) = tokenize("A red, zzz circle", WORDS, unknown_id=1, pad=0)
-    assert ids == [START, 320, 736, 267, 1, 7117, EOS] + [0] * 70
+    (ids,) = tokenize("A red, zzz apple", WORDS, unknown_id=1, pad=0)
+    assert ids == [START, 320, 736, 267, 1, 3055, EOS] + [0] * 70
     (empty,) = tokenize("", WORDS, unknown_id=1, pad=EOS)
     assert empty == [START] + [EOS] * 76
 
@@ -43,7 +43,7 @@ def test_long_text_goes_to_further_chunks():
 
 
 def test_prompts_have_sdxls_form():
-    prompt = encode(models(), "a red circle", 128, 96)
+    prompt = encode(models(), "a red apple", 128, 96)
     assert prompt.context.shape == (1, 77, 128)
     assert prompt.y.shape == (1, 64 + 6 * 256)
     assert prompt.eos == [4]
@@ -61,7 +61,7 @@ def test_prompts_have_sdxls_form():
 
 def test_text_encoders_are_causal():
     """What follows a word must not change it: only so the EOS column speaks for the prompt."""
-    one, other = (encode(models(), text, 128, 128).context for text in ("a red circle", "a red square"))
+    one, other = (encode(models(), text, 128, 128).context for text in ("a red apple", "a red ball"))
     torch.testing.assert_close(one[:, :3], other[:, :3])
     assert (one[:, 3:] - other[:, 3:]).abs().max() > 1e-3
 
@@ -102,7 +102,7 @@ def test_a_missing_file_is_named():
 
 def test_the_command_writes_three_layers_masks_and_a_record(tmp_path, capsys):
     out = tmp_path / "run"
-    arguments = ["--foreground", "a red circle", "--background", "blue checkerboard", "--steps", "2", "--seed", "3"]
+    arguments = ["--foreground", "a red apple", "--background", "blue checkerboard", "--steps", "2", "--seed", "3"]
     assert command.main([*arguments, "--height", "64", "--ensemble", "1", "--out", str(out)]) == 0
     assert capsys.readouterr().out.splitlines() == ["step 1/2", "step 2/2"]
     expected = {"foreground": "RGBA", "background": "RGB", "blended": "RGB", "masks/soft": "L", "masks/hard": "L"}
@@ -112,7 +112,7 @@ def test_the_command_writes_three_layers_masks_and_a_record(tmp_path, capsys):
     soft = np.asarray(Image.open(out / "masks" / "soft.png"))
     assert soft.min() == 0 and soft.max() == 255
     record = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    assert record["settings"]["blended"] == "a red circle, blue checkerboard"
+    assert record["settings"]["blended"] == "a red apple, blue checkerboard"
     assert record["settings"]["steps"] == 2
     assert {"python", "torch", "diffusers", "transformers"} == record["versions"].keys()
 
@@ -124,10 +124,10 @@ def test_a_seed_gives_the_same_layers_again():
     def once():
         options = Options(prior_mode="previous_step")
         settings = {"seed": 5, "steps": 2, "ensemble": 1, "noise": "independent", "width": 64, "height": 64}
-        return generate(models(), "a red circle", "blue sky", options=options, **settings)
+        return generate(models(), "a red apple", "blue sky", options=options, **settings)
 
     one, two = once(), once()
     for stream in ("foreground", "background", "blended"):
         assert torch.equal(one.latents[stream], two.latents[stream])
     with pytest.raises(ValueError, match="multiples of 8"):
-        generate(models(), "a red circle", "blue sky", width=100)
+        generate(models(), "a red apple", "blue sky", width=100)

@@ -32,8 +32,9 @@ def object_info(server):
 
 @pytest.fixture(scope="session")
 def demo_workflow(object_info):
-    """workflows/demo.json as the editor saves it, 6 steps instead of 20."""
+    """workflows/demo.json as the editor saves it, at 128 pixels instead of 256 and with 6 steps instead of 20."""
     workflow = json.loads((CHECKOUT / "workflows" / "demo.json").read_text(encoding="utf-8"))
+    workflow = graph.with_widgets(workflow, object_info, "EmptyLatentImage", width=128, height=128)
     return graph.with_widgets(workflow, object_info, "LayerFusionKSampler", steps=6)
 
 

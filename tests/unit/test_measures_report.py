@@ -34,8 +34,11 @@ def test_the_lists_are_long_enough_and_balanced():
     assert len(pairs) >= 200
     assert len({(p.foreground, p.background) for p in pairs}) == len(pairs)
     first = pairs[:50]
-    for word in (*prompts.SHAPES, *prompts.COLOURS):
-        assert 5 <= sum(word in p.foreground.split() for p in first) <= 12
+    for words, least, most in ((prompts.OBJECTS, 3, 4), (prompts.COLOURS, 7, 10)):
+        for word in words:
+            assert least <= sum(word in p.foreground.split() for p in first) <= most, word
+    for place in (*prompts.PLACES, *prompts.PATTERNS):
+        assert 3 <= sum(p.background.endswith(place) for p in first) <= 4, place
     assert 9 <= sum("glass" in p.foreground for p in first) <= 16
     assert len(prompts.read(prompts.FOLDER / "real.txt")) >= 60
 
