@@ -139,14 +139,15 @@ def _only(fine: bool):
 
 def _tight(original: Callable) -> Callable:
     """`one_scene` shares predictions up to the grown hard mask of both priors, as attention, not of content alone."""
-    return lambda self: self.masks(self.last, self.maps.structure).grown.squeeze(-1)
+    return lambda self: self.masks(self.last, self.maps.grids[self.last], self.maps.structure).grown.squeeze(-1)
 
 
 def _low(original: Callable) -> Callable:
     """`one_scene` shares predictions up to the grown soft mask of both priors, cut at 0.25."""
 
     def surround(self):
-        soft = grow(self.masks(self.last, self.maps.structure).soft.squeeze(-1), self.maps.grids[self.last])
+        grid = self.maps.grids[self.last]
+        soft = grow(self.masks(self.last, grid, self.maps.structure).soft.squeeze(-1), grid)
         return torch.sigmoid(self.options.hardness * (soft - 0.25))
 
     return surround

@@ -45,6 +45,11 @@ class PriorMaps:
         hard = hard_mask(soft, hardness)
         return masks_of(soft, hard, grow(hard, grid))
 
+    def resized(self, block: Block, grid: Grid) -> PriorMaps:
+        """The priors of one block alone, its content confidence brought to another token grid."""
+        content = resize_map(self.content_of(block).float(), self.grids[block], grid)
+        return PriorMaps(self.structure, self.structure_grid, {grid: content.unsqueeze(0)}, {block: grid})
+
     def stored(self) -> PriorMaps:
         """A half-precision copy in main memory, for the record."""
         return PriorMaps(

@@ -192,7 +192,8 @@ def _blend_patch(site: str):
         run, block = forward.run, _block(extra_options)
 
         def blended(a: torch.Tensor) -> torch.Tensor:
-            return blend(a, run.masks(block, a), run.layout, run.options.background_mode, site, run.options.strength)
+            masks = run.masks(block, _grid(extra_options), a)
+            return blend(a, masks, run.layout, run.options.background_mode, site, run.options.strength)
 
         if forward.part is not None:
             return forward.part.meet((block, site), n, blended)

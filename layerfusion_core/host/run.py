@@ -10,7 +10,7 @@ import torch
 from ..blending import blend_predictions
 from ..masks import Masks, surround_mask
 from ..options import BackgroundMode, LayerFusionOptions, PriorMode
-from ..prior_maps import Block, PriorCollector, PriorMaps, PriorRecord
+from ..prior_maps import Block, Grid, PriorCollector, PriorMaps, PriorRecord
 from ..streams import StreamLayout
 from .delta import ForegroundDelta
 from .text_lengths import Lengths
@@ -127,17 +127,18 @@ class BlendRun:
     def _use(self, maps: PriorMaps | None) -> None:
         self.maps, self._masks = maps, {}
 
-    def masks(self, block: Block, like: torch.Tensor) -> Masks:
+    def masks(self, block: Block, grid: Grid, like: torch.Tensor) -> Masks:
         """The masks of a block for N samples, (N, ..., M, 1), on the device and in the type of `like`, once per evaluation.
 
-        Those of all blocks on one token grid are made together.
+        grid: the block's tokens in this evaluation. Those of all blocks on one grid are made together; where another node
+        has changed the grid since the evaluation before (Deep Shrink), its maps are brought to this one's size.
         """
-        key = (block, like.device, like.dtype)
+        key = (block, grid, like.device, like.dtype)
         if key not in self._masks:
-            grid = self.maps.grids[block]
-            masks = self.maps.masks(grid, self.options.hardness, self.layout.foregrounds).to(like)
+            maps = self.maps if self.maps.grids[block] == grid else self.maps.resized(block, grid)
+            masks = maps.masks(grid, self.options.hardness, self.layout.foregrounds).to(like)
             each = zip(*(mask.unbind(0) for mask in masks.over_channels()))
-            self._masks.update(((name, *key[1:]), Masks(*own)) for name, own in zip(self.maps.on(grid), each))
+            self._masks.update(((name, *key[1:]), Masks(*own)) for name, own in zip(maps.on(grid), each))
         return self._masks[key]
 
     def collect_from(self, uuid: object) -> PriorCollector | None:

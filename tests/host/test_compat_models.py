@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 from compat import TWO_STEPS, blends, core, different, has_effect, node, pair_of, streams_equal_stock
-from runs import close, layered, models, prompts, slow, stock
+from runs import close, empty_latent, layered, models, prompts, slow, stock
 from safetensors.torch import save_file
 
 
@@ -92,6 +92,18 @@ def test_freeu_v2():
     has_effect(base)
     streams_equal_stock(pair_of(base), tolerance=1e-3)
     blends(pair_of(base))
+
+
+def test_deep_shrink():
+    """The token grids of the inner blocks change in mid-run, where previous_step has the maps of the step before."""
+    base = extra("model_downscale", "PatchModelAddDownscale", base_model(), 3, 2.0, 0.0, 0.35, True, "bicubic", "bicubic")
+    run = {"latent": empty_latent(2, 16, 24), "steps": 3, "scheduler": "karras"}
+    streams_equal_stock(pair_of(base), **run)
+    layers, record = layered(pair_of(base), prior_mode="previous_step", **run)
+    exact, _ = layered(pair_of(base), **run)
+    assert all(a.isfinite().all() and not torch.equal(a, b) for a, b in zip(layers, exact))
+    grids = [maps.grids["output", 1, 0] for maps in record.maps]
+    assert grids[0] == (2, 3) and grids[-1] == (4, 6), "the grid does not change; the test would prove nothing"
 
 
 @pytest.mark.parametrize("cfg", [5.0, *slow(1.0)])

@@ -33,6 +33,17 @@ def test_masks_of_each_block_on_its_own_grid():
     assert torch.allclose(maps.soft(maps.grids[COARSE]), torch.tensor([[1.0, 0.0]]))
 
 
+def test_maps_of_another_size():
+    """The step before had other tokens: content confidence and structure meet on the grid of this one."""
+    fine = collected().finish().resized(COARSE, (2, 4))
+    assert torch.allclose(fine.content_of(COARSE), torch.tensor([[0.1, 0.1, 0.2, 0.2] * 2]))
+    masks = fine.masks((2, 4), 10.0, 1)
+    assert fine.on((2, 4)) == [COARSE]
+    assert torch.allclose(masks.soft[0], torch.tensor([[[1.0, 0, 1.0, 0, 0, 1.0, 0, 0]]]))
+    same = collected().finish()
+    assert torch.equal(same.resized(FINE, (2, 4)).soft((2, 4)), same.soft((2, 4)))
+
+
 def test_several_conditionings_are_averaged():
     collector = collected()
     collector.add_structure(torch.full((1, 8), 1.0), (2, 4))
