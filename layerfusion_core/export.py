@@ -31,12 +31,14 @@ PNG_HEADER = 33
 class LayerSet:
     """The layers of one sample, sRGB floats in [0, 1].
 
-    foreground: (H, W, 4) with straight alpha, 1 = opaque; background and blended: (H, W, 3).
+    foreground: (H, W, 4) with straight alpha, 1 = opaque; background and blended: (H, W, 3). effects: light and shadow
+    between background and foreground, as foreground, or None.
     """
 
     foreground: np.ndarray
     background: np.ndarray
     blended: np.ndarray
+    effects: np.ndarray | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -103,12 +105,11 @@ def _png_16_bit(pixels: np.ndarray) -> bytes:
 
 
 def png_set(layers: LayerSet, texts: Mapping[str, str], depth: int = 8) -> dict[str, Writer]:
-    """The writers of a PNG set by file name ending, `depth` bits a channel; the foreground is RGBA, straight colour."""
-    return {
-        "foreground.png": png_writer(layers.foreground, texts, depth),
-        "background.png": png_writer(layers.background, texts, depth),
-        "blended.png": png_writer(layers.blended, texts, depth),
-    }
+    """The writers of a PNG set by file name ending, `depth` bits a channel; foreground and effects are RGBA, straight colour."""
+    pictures = {"foreground": layers.foreground, "background": layers.background, "blended": layers.blended}
+    if layers.effects is not None:
+        pictures["effects"] = layers.effects
+    return {f"{name}.png": png_writer(picture, texts, depth) for name, picture in pictures.items()}
 
 
 class PartlySaved(ValueError):

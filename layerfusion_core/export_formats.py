@@ -1,7 +1,7 @@
 """Layered and lossless formats beside PNG: Photoshop PSD (8 and 16 bit), OpenRaster, lossless WebP.
 
-All take straight alpha. Layers from the bottom: Background, Foreground, Blended (hidden); the merged preview is the
-foreground laid over the background in sRGB values, as these programs do it.
+All take straight alpha. Layers from the bottom: Background, Light and shadow where there are effects, Foreground, Blended
+(hidden); the merged preview is the visible ones laid over each other in sRGB values, as these programs do it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
@@ -28,18 +28,33 @@ NO_PSD_TOOLS = (
 )
 
 
+class Layer(NamedTuple):
+    """One layer of a document: its name in editors, its name in files, (H, W, 3 | 4), whether it is visible."""
+
+    name: str
+    ending: str
+    picture: np.ndarray
+    visible: bool
+
+
 def merged(layers: LayerSet) -> np.ndarray:
-    """What a viewer shows of the layers: foreground over background, (H, W, 3) sRGB in [0, 1]."""
-    color, alpha = layers.foreground[..., :3], layers.foreground[..., 3:4]
-    return color * alpha + layers.background * (1.0 - alpha)
+    """What a viewer shows of the layers: the visible ones over each other, (H, W, 3) sRGB in [0, 1]."""
+    below = layers.background
+    for layer in named_layers(layers)[1:]:
+        if layer.visible:
+            color, alpha = layer.picture[..., :3], layer.picture[..., 3:4]
+            below = color * alpha + below * (1.0 - alpha)
+    return below
 
 
-def named_layers(layers: LayerSet) -> list[tuple[str, np.ndarray, bool]]:
-    """(name, picture, visible) from the bottom."""
+def named_layers(layers: LayerSet) -> list[Layer]:
+    """The layers from the bottom."""
+    effects = [] if layers.effects is None else [Layer("Light and shadow", "effects", layers.effects, True)]
     return [
-        ("Background", layers.background, True),
-        ("Foreground", layers.foreground, True),
-        ("Blended", layers.blended, False),
+        Layer("Background", "background", layers.background, True),
+        *effects,
+        Layer("Foreground", "foreground", layers.foreground, True),
+        Layer("Blended", "blended", layers.blended, False),
     ]
 
 
@@ -57,7 +72,7 @@ def psd_set(layers: LayerSet, texts: Mapping[str, str], depth: int = 8) -> dict[
         document = PSDImage.new("RGB", layers.size, depth=depth)
         # RLE of 16-bit values is allowed, but Photoshop never writes it and libraries (ag-psd) read it wrongly.
         packing = Compression.RLE if depth == 8 else Compression.ZIP_WITH_PREDICTION
-        for name, picture, visible in named_layers(layers):
+        for name, _, picture, visible in named_layers(layers):
             layer = document.create_pixel_layer_from_array(quantised(picture, depth), name=name, compression=packing)
             layer.visible = visible
         resources = document.image_resources
@@ -85,9 +100,9 @@ def ora_set(layers: LayerSet, texts: Mapping[str, str]) -> dict[str, Writer]:
         width, height = layers.size
         parts = named_layers(layers)
         entries = "".join(
-            f'    <layer name={quoteattr(name)} src="data/{name.lower()}.png" x="0" y="0" opacity="1.0" '
+            f'    <layer name={quoteattr(name)} src="data/{ending}.png" x="0" y="0" opacity="1.0" '
             f'visibility="{"visible" if visible else "hidden"}" composite-op="svg:src-over"/>\n'
-            for name, _, visible in reversed(parts)  # the topmost layer comes first
+            for name, ending, _, visible in reversed(parts)  # the topmost layer comes first
         )
         stack = (
             f'<?xml version=\'1.0\' encoding=\'UTF-8\'?>\n<image version="0.0.3" w="{width}" h="{height}">\n'
@@ -100,8 +115,8 @@ def ora_set(layers: LayerSet, texts: Mapping[str, str]) -> dict[str, Writer]:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNG does not get smaller
             archive.writestr("mimetype", "image/openraster")  # first and stored, so that programs recognise the file
             archive.writestr("stack.xml", stack)
-            for name, picture, _ in parts:
-                archive.writestr(f"data/{name.lower()}.png", _bytes(png_writer(picture, {})))
+            for _, ending, picture, _ in parts:
+                archive.writestr(f"data/{ending}.png", _bytes(png_writer(picture, {})))
             archive.writestr("mergedimage.png", _bytes(png_writer(preview, texts)))
             archive.writestr("Thumbnails/thumbnail.png", small.getvalue())
 
@@ -109,7 +124,7 @@ def ora_set(layers: LayerSet, texts: Mapping[str, str]) -> dict[str, Writer]:
 
 
 def webp_set(layers: LayerSet, texts: Mapping[str, str]) -> dict[str, Writer]:
-    """The writers of three lossless WebP files, with the host's metadata convention (EXIF Model and Make)."""
+    """The writers of a lossless WebP file per layer, with the host's metadata convention (EXIF Model and Make)."""
 
     def writer(picture: np.ndarray) -> Writer:
         def write(file: BinaryIO) -> None:
@@ -128,7 +143,7 @@ def webp_set(layers: LayerSet, texts: Mapping[str, str]) -> dict[str, Writer]:
 
         return write
 
-    return {f"{name.lower()}.webp": writer(picture) for name, picture, _ in named_layers(layers)}
+    return {f"{layer.ending}.webp": writer(layer.picture) for layer in named_layers(layers)}
 
 
 FORMATS: dict[str, tuple[Callable[..., dict[str, Writer]], ...]] = {

@@ -9,12 +9,15 @@ from torch import Tensor
 VISIBLE = 0.25  # alpha from which a pixel counts as object, so that faint traces do not move its centre
 
 
-def place(rgb: Tensor, alpha: Tensor, size: tuple[int, int], x: int, y: int, scale: float) -> tuple[Tensor, Tensor]:
+def place(
+    rgb: Tensor, alpha: Tensor, size: tuple[int, int], x: int, y: int, scale: float, about: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Colour (B, h, w, 3) and alpha (B, h, w) of cut-outs (B, H, W, 3), (B, H, W) on a transparent canvas of size (h, w).
 
     At scale 1 the picture's centre lies on the canvas' centre; the object grows and shrinks about its own centre; then
     everything moves x pixels right and y down. Scale 1 copies pixels bit for bit. Beyond the picture the canvas is
-    transparent black.
+    transparent black. about: the alpha (B, H, W) of the object whose centre counts, where the picture goes with another's;
+    default: its own.
     """
     if scale <= 0:
         raise ValueError(f"scale: expected a number above 0, got {scale}")
@@ -23,7 +26,7 @@ def place(rgb: Tensor, alpha: Tensor, size: tuple[int, int], x: int, y: int, sca
     color, cover = rgb.new_zeros(len(rgb), *size, 3), alpha.new_zeros(len(rgb), *size)
     for i in range(len(rgb)):
         one = torch.cat([rgb[i], alpha[i, ..., None]], dim=-1)  # (H, W, 4)
-        centre = _centre(alpha[i])
+        centre = _centre((alpha if about is None else about)[i])
         corners = [
             round((canvas - side) / 2 + at * (1.0 - scale)) + move
             for canvas, side, at, move in zip(size, alpha.shape[1:], centre, (y, x))

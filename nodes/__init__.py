@@ -5,9 +5,24 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from ..layerfusion_core.host.folders import layer_model_folder
-from . import conditioning, custom_sampling, demo, given, loading, options, patches, priors, sampling, save, transparent
+from . import (
+    conditioning,
+    custom_sampling,
+    demo,
+    given,
+    loading,
+    matching,
+    options,
+    patches,
+    priors,
+    sampling,
+    save,
+    transparent,
+)
 
-NODE_FILES = (loading, demo, conditioning, options, given, sampling, custom_sampling, priors, transparent, save, patches)
+NODE_FILES = (
+    loading, demo, conditioning, options, given, sampling, custom_sampling, priors, transparent, matching, save, patches,
+)  # fmt: skip
 
 
 class LayerFusionExtension(ComfyExtension):

@@ -10,6 +10,7 @@ from ..layerfusion_core.host.transparent_encode import straight_alpha
 from ..layerfusion_core.placing import place
 from ..layerfusion_core.streams import StreamLayout
 from .floats import finite, float_input
+from .pictures import check_effects
 
 CATEGORY = "LayerFusion"
 
@@ -122,11 +123,21 @@ class LayerFusionPlaceForeground(io.ComfyNode):
                     optional=True,
                     tooltip="What is transparent, the way ComfyUI has it: 1 = transparent, as Load Image gives it.",
                 ),
+                io.Image.Input(
+                    "effects",
+                    optional=True,
+                    tooltip="The cut-out's light and shadow (RGBA) from LayerFusion Match Layers, to move along with it.",
+                ),
             ],
             outputs=[
                 # Older hosts want ids that no input has.
                 io.Image.Output("placed", display_name="image", tooltip="The canvas, RGBA with straight colour."),
                 io.Mask.Output("placed_mask", display_name="mask", tooltip="1 = transparent, the way ComfyUI has it."),
+                io.Image.Output(
+                    "placed_effects",
+                    display_name="effects",
+                    tooltip="Light and shadow at the cut-out's new place, RGBA; empty where none are connected.",
+                ),
             ],
         )
 
@@ -141,11 +152,18 @@ class LayerFusionPlaceForeground(io.ComfyNode):
         width: int,
         height: int,
         mask: torch.Tensor | None = None,
+        effects: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        rgb, alpha = straight_alpha(image, mask)
+        rgb, own = straight_alpha(image, mask)
         size = (height or image.shape[1], width or image.shape[2])
-        rgb, alpha = place(rgb, alpha, size, x, y, scale)
-        return io.NodeOutput(torch.cat([rgb, alpha[..., None]], dim=-1), 1.0 - alpha)
+        rgb, alpha = place(rgb, own, size, x, y, scale)
+        placed = torch.cat([rgb, alpha[..., None]], dim=-1)
+        light = torch.zeros_like(placed)
+        if effects is not None:
+            effects = check_effects(effects, image)
+            color, cover = place(effects[..., :3], effects[..., 3], size, x, y, scale, about=own)
+            light = torch.cat([color, cover[..., None]], dim=-1)
+        return io.NodeOutput(placed, 1.0 - alpha, light)
 
 
 NODES = [LayerFusionGivenLayers, LayerFusionPlaceForeground]

@@ -15,12 +15,12 @@ from ..layerfusion_core.host.output import prefix_problem
 from ..layerfusion_core.host.viewer import mask_files
 from ..layerfusion_core.prior_maps import PriorRecord
 from .floats import finite, float_input
+from .pictures import LAYERS, check_effects, check_pictures
 from .sampling import Priors
 
 CATEGORY = "LayerFusion"
 Layers = io.Custom("LAYERS")
-ENDINGS = ("foreground", "background", "blended")
-SHOWN = ("blended", "foreground", "background")
+SHOWN = ("blended", "foreground", "background", "effects")
 """Order on the page where the viewer does not run: the host shows the first picture largest."""
 
 
@@ -62,13 +62,19 @@ class LayerFusionSaveLayers(io.ComfyNode):
                     tooltip="The priors of the LayerFusion KSampler: shows the masks of the run in the viewer. "
                     "Changes no file.",
                 ),
+                io.Image.Input(
+                    "effects",
+                    optional=True,
+                    tooltip="Light and shadow (RGBA) from LayerFusion Match Layers: a file and a layer of its own, between "
+                    "background and foreground.",
+                ),
             ],
             outputs=[
                 Layers.Output(
                     "layers",
                     display_name="layers",
-                    tooltip="A layer document (Background, Foreground, Blended hidden on top) for ComfyUI's own layer "
-                    "nodes: Add Layer, Create Layered Image (ComfyUI 0.31 and later).",
+                    tooltip="A layer document (Background, Light and shadow where there are effects, Foreground, Blended "
+                    "hidden on top) for ComfyUI's own layer nodes: Add Layer, Create Layered Image (ComfyUI 0.31 and later).",
                 )
             ],
             is_output_node=True,
@@ -89,8 +95,13 @@ class LayerFusionSaveLayers(io.ComfyNode):
         filename_prefix: str,
         formats: str = "png",
         priors: PriorRecord | None = None,
+        effects: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         foreground, background, blended = check_pictures(foreground, background, blended)
+        pictures = [foreground, background, blended]
+        if effects is not None:
+            pictures.append(check_effects(effects, blended))
+        endings = (*LAYERS, "effects")[: len(pictures)]
         if problem := prefix_problem(filename_prefix):  # one that came from another node
             raise ValueError(problem)
         masks = [{}] * len(blended) if priors is None else mask_files(priors, len(blended))
@@ -102,15 +113,15 @@ class LayerFusionSaveLayers(io.ComfyNode):
 
         images, sets, problems = [], [], []
         for row in range(len(blended)):
-            layers = LayerSet(*(x[row].float().cpu().numpy() for x in (foreground, background, blended)))
+            layers = LayerSet(*(x[row].float().cpu().numpy() for x in pictures))
             name = stem.replace("%batch_num%", str(row))
             try:
                 number, files = save_set(folder, name, number, writers(layers, texts, formats))
                 saved = {
                     ending: {"filename": files[f"{ending}.png"], "subfolder": subfolder, "type": "output"}
-                    for ending in ENDINGS
+                    for ending in endings
                 }
-                images += [saved[ending] for ending in SHOWN]
+                images += [saved[ending] for ending in SHOWN if ending in saved]
                 sets.append(saved | masks[row])
             except PartlySaved as partly:
                 number = partly.number
@@ -118,24 +129,14 @@ class LayerFusionSaveLayers(io.ComfyNode):
             number += 1
         if problems:  # at the end, so that as much as possible is saved
             raise ValueError(f"Could not save {'; '.join(problems)}. All other files are complete in {folder}.")
-        document = layer_document(foreground, background, blended)
+        document = layer_document(*pictures)
         return io.NodeOutput(document, ui={"images": images, "layerfusion_layers": sets})
 
 
-def check_pictures(*pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The three pictures as RGBA, RGB, RGB; ValueError unless they share batch and size. IMAGE: (B, H, W, 3 | 4)."""
-    shapes = {name: tuple(picture.shape[:3]) for name, picture in zip(ENDINGS, pictures, strict=True)}
-    if len(set(shapes.values())) > 1:
-        listed = ", ".join(f"{name} {count} x {width}x{height}" for name, (count, height, width) in shapes.items())
-        raise ValueError(f"The layers must have the same number of pictures and the same size; got {listed}.")
-    foreground, background, blended = pictures
-    if foreground.shape[-1] == 3:  # an ordinary picture: opaque
-        foreground = torch.cat([foreground, torch.ones_like(foreground[..., :1])], dim=-1)
-    return foreground, background[..., :3], blended[..., :3]
-
-
-def layer_document(foreground: torch.Tensor, background: torch.Tensor, blended: torch.Tensor) -> dict:
-    """The host's LAYERS document, version 1: per sample Background, Foreground, and Blended hidden on top.
+def layer_document(
+    foreground: torch.Tensor, background: torch.Tensor, blended: torch.Tensor, effects: torch.Tensor | None = None
+) -> dict:
+    """The host's LAYERS document, version 1: per sample Background, effects, Foreground, and Blended hidden on top.
 
     Of a batch only the first sample is visible, so that the editor opens with one clean picture. All have z_index 0, as
     the host's own Add Layer gives it, so that a layer added later lies on top.
@@ -144,7 +145,14 @@ def layer_document(foreground: torch.Tensor, background: torch.Tensor, blended: 
     layers = []
     for row in range(count):
         number = "" if count == 1 else f" {row + 1}"
-        for name, picture in (("Background", background), ("Foreground", foreground), ("Blended", blended)):
+        for name, picture in (
+            ("Background", background),
+            ("Light and shadow", effects),
+            ("Foreground", foreground),
+            ("Blended", blended),
+        ):
+            if picture is None:
+                continue
             layers.append(
                 {
                     "type": "raster",

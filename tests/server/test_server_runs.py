@@ -136,7 +136,9 @@ def test_custom_sampling_gives_what_the_sampler_gives(client, demo_graph, first_
     run = client.follow(client.queue(api))
     assert run.status == "success", run.error
     for image in run.images(graph.node_id(api, "LayerFusionSaveLayers")):
-        name = next(stream for stream in STREAMS if stream in image["filename"])
+        name = next((stream for stream in STREAMS if stream in image["filename"]), None)
+        if name is None:
+            continue  # the effects
         ours = pixels(client.fetch(image)).astype(int)
         assert abs(ours - pixels(first_run[1][name])).max() <= 1, name
 

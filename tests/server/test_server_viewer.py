@@ -14,7 +14,7 @@ from layerfusion_pack.devtools import browser, graph
 
 VIEWER = "document.querySelector('.layerfusion-viewer')"
 NODE = "app.graph.nodes.find((node) => node.type === 'LayerFusionSaveLayers')"
-LAYERS = ("blended", "foreground", "background")
+LAYERS = ("blended", "foreground", "effects", "background")
 LIKE = 10.0  # mean difference of levels between a picture and its view on the page; another layer differs by far more
 
 
@@ -167,7 +167,7 @@ def test_the_run_shows_the_blended_picture(ran):
     assert "blended" in ran.pressed() and ran.looks_like(ran.files(0)["blended"])
     assert ran.caption() == "The blended picture, 1 of 2"
     sources = ran.run(f"[...{VIEWER}.querySelectorAll('img')].map((x) => x.src)")
-    assert len(sources) == 7 and all("/view?filename=" in source for source in sources)
+    assert len(sources) == 8 and all("/view?filename=" in source for source in sources)
 
 
 def test_keys_choose_what_to_see(ran):
@@ -188,11 +188,16 @@ def test_keys_choose_what_to_see(ran):
 def test_eyes_choose_the_layers_that_are_composited(ran):
     files = ran.files(0)
     ran.click(".eyes button:nth-child(1)")
-    assert ran.caption() == "Foreground over background, 1 of 2"
-    assert ran.looks_like(over(files["foreground"], files["background"]))
+    assert ran.caption() == "Foreground over effects over background, 1 of 2"
+    shown = over(files["foreground"], over(files["effects"], files["background"]))
+    without = over(files["foreground"], files["background"])
+    assert ran.looks_like(shown) and abs(shown - files["blended"]).mean() < abs(without - files["blended"]).mean()
     ran.click(".eyes button:nth-child(2)")
-    assert ran.looks_like(files["background"])
+    assert ran.caption() == "Effects over background, 1 of 2"
+    assert ran.looks_like(over(files["effects"], files["background"]))
     ran.click(".eyes button:nth-child(3)")
+    assert ran.looks_like(files["background"])
+    ran.click(".eyes button:nth-child(4)")
     assert ran.caption() == "All layers hidden, 1 of 2"
 
 
@@ -268,7 +273,7 @@ def test_the_hosts_own_preview_is_not_shown_beside_it(ran):
     assert ran.run(f"Boolean({NODE}.imgs)") is False
     assert ran.run(f"{NODE}.widgets.map((widget) => widget.name)") == ["filename_prefix", "formats", "layers_viewer"]
     others = f"document.querySelectorAll(`[data-node-id=\"${{{NODE}.id}}\"] img`).length"
-    assert ran.run(others) == ran.run(f"{VIEWER}.closest('[data-node-id]') ? 7 : 0")
+    assert ran.run(others) == ran.run(f"{VIEWER}.closest('[data-node-id]') ? 8 : 0")
 
 
 def test_the_viewer_leaves_the_saved_graph_alone(ran, demo_workflow):
@@ -296,7 +301,7 @@ def test_without_the_viewer_the_node_shows_the_blended_picture(server, demo_file
         page = opened(window, server, demo_file, False)
         assert page.run(f"{VIEWER}") is None
         page.start()
-        page.wait(f"{NODE}.imgs?.length === 6", 120)
+        page.wait(f"{NODE}.imgs?.length === 8", 120)
         assert "blended" in page.run(f"{NODE}.imgs[0].src")
         page.run("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
         page.start()

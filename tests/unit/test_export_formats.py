@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import sys
@@ -96,6 +97,24 @@ def test_ora(layers):
         assert len(pictures) == 5 and "Thumbnails/thumbnail.png" in pictures
         for name in pictures:
             assert Image.open(io.BytesIO(archive.read(name))).info["icc_profile"] == srgb_profile(), name
+
+
+def test_effects_are_a_layer_and_a_file_of_their_own(layers):
+    effects = np.random.default_rng(1).integers(0, 256, (12, 20, 4)).astype(np.float32) / 255
+    layers = dataclasses.replace(layers, effects=effects)
+    with zipfile.ZipFile(written(layers, "png + ora", "layers.ora")) as archive:
+        stack = archive.read("stack.xml").decode()
+        order = [stack.index(f'name="{name}"') for name in ("Blended", "Foreground", "Light and shadow", "Background")]
+        assert order == sorted(order) and stack.count('visibility="hidden"') == 1
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(archive.read("data/effects.png")))), quantised(effects))
+        alpha = effects[..., 3:]
+        below = dataclasses.replace(layers, effects=None, background=effects[..., :3] * alpha + layers.background * (1 - alpha))
+        preview = Image.open(io.BytesIO(archive.read("mergedimage.png")))
+        assert np.array_equal(np.asarray(preview), quantised(merged(below)))
+    names = list(writers(layers, {}, "all"))
+    assert {"effects.png", "effects.webp"} < set(names) and len(names) == 10
+    for formats, ending in (("png", "effects.png"), ("png + webp", "effects.webp")):
+        assert np.array_equal(np.asarray(Image.open(written(layers, formats, ending))), quantised(effects))
 
 
 def test_webp(layers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
@@ -81,6 +82,27 @@ def test_imagemagick_reads_psd(layers, saved, formats, depth):
     for index, want in enumerate((layers.background, layers.foreground, layers.blended), 1):
         got = samples(f"{path}[{index}]", "rgba"[: want.shape[-1]], depth)
         assert np.array_equal(got, quantised(want, depth)), NAMES[index - 1]
+
+
+def test_psd_with_effects_is_flattened_alike(layers, tmp_path):
+    """By psd-tools and ImageMagick, from the layers themselves; and both as our own preview of the file."""
+    psd_tools = pytest.importorskip("psd_tools", reason="PSD-TOOLS IS MISSING: PSD was NOT tested")
+    effects = np.random.default_rng(1).random((24, 40, 4), np.float32)
+    effects[:, 20:, 3] = 0.0
+    with_effects = dataclasses.replace(layers, effects=effects)
+    _, names = save_set(str(tmp_path), "set", 1, writers(with_effects, {}, "png + psd"))
+    path = tmp_path / names["layers.psd"]
+    document = psd_tools.PSDImage.open(path)
+    assert [layer.name for layer in document] == ["Background", "Light and shadow", "Foreground", "Blended"]
+    wanted = quantised(merged(with_effects)).astype(int)
+    theirs = {"psd-tools": np.asarray(document.composite(force=True).convert("RGB"))}
+    flat = tmp_path / "flat.png"
+    imagemagick(f"{path}[1-3]", "-background", "none", "-layers", "flatten", flat)  # [0]: the preview, [4]: hidden
+    with Image.open(flat) as picture:
+        theirs["ImageMagick"] = np.asarray(picture.convert("RGB"))
+    for name, picture in {"the preview": samples(f"{path}[0]", "rgb", 8), **theirs}.items():
+        assert np.abs(picture - wanted).max() <= 2, name
+    assert np.abs(wanted - quantised(merged(layers)).astype(int)).max() > 50  # the effects are seen
 
 
 def test_psd_of_16_bit_is_packed_as_photoshop_does(layers, saved):

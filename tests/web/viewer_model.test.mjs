@@ -9,6 +9,7 @@ const file = (name) => ({ filename: `${name}.png`, subfolder: "", type: "output"
 const MASKS = { structure: file("s"), content: file("c"), soft: file("m"), hard: file("h") };
 const sample = (...layers) => Object.fromEntries(layers.map((layer) => [layer, file(layer)]));
 const FULL = { ...sample("blended", "foreground", "background"), masks: MASKS };
+const MATCHED = { ...FULL, ...sample("effects") };
 
 let model;
 beforeEach(() => {
@@ -47,6 +48,20 @@ test("keys 1 to 5 choose the segments", () => {
   });
 });
 
+test("effects lie between background and foreground and have an eye of their own", () => {
+  model.show([MATCHED]);
+  assert.deepEqual(model.stack, ["blended"]);
+  model.toggle("blended");
+  assert.deepEqual(model.stack, ["background", "effects", "foreground"]);
+  assert.equal(model.caption, "Foreground over effects over background");
+  model.toggle("foreground");
+  assert.equal(model.caption, "Effects over background");
+  model.toggle("background");
+  assert.deepEqual([model.stack, model.caption, model.segment], [["effects"], "The effects picture", "effects"]);
+  model.press("2");
+  assert.deepEqual(model.stack, ["foreground"]);
+});
+
 test("other keys are left to the page", () => {
   model.show([FULL]);
   for (const key of ["0", "6", "x", "Enter", "Delete", "constructor", "", " "]) assert.equal(model.press(key), false, key);
@@ -66,7 +81,7 @@ test("with the blended picture off, the foreground lies over the background", ()
 test("hiding a layer takes off the blended picture that would cover the change", () => {
   model.show([FULL]);
   model.toggle("foreground");
-  assert.deepEqual(model.eyes, { blended: false, foreground: false, background: true });
+  assert.deepEqual(model.eyes, { blended: false, foreground: false, effects: true, background: true });
   assert.equal(model.segment, "background");
   model.toggle("background");
   assert.deepEqual(model.stack, []);

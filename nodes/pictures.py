@@ -1,0 +1,35 @@
+"""What pictures that belong together must have in common."""
+
+from __future__ import annotations
+
+import torch
+
+LAYERS = ("foreground", "background", "blended")
+
+
+def check_pictures(*pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The three pictures as RGBA, RGB, RGB; ValueError unless they share batch and size. IMAGE: (B, H, W, 3 | 4)."""
+    shapes = {name: tuple(picture.shape[:3]) for name, picture in zip(LAYERS, pictures, strict=True)}
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{name} {count} x {width}x{height}" for name, (count, height, width) in shapes.items())
+        raise ValueError(f"The layers must have the same number of pictures and the same size; got {listed}.")
+    foreground, background, blended = pictures
+    if foreground.shape[-1] == 3:  # an ordinary picture: opaque
+        foreground = torch.cat([foreground, torch.ones_like(foreground[..., :1])], dim=-1)
+    return foreground, background[..., :3], blended[..., :3]
+
+
+def check_effects(effects: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The effects, ValueError unless they are RGBA and as many and as large as the pictures (B, H, W, C) they belong to."""
+    if effects.shape[-1] != 4:
+        raise ValueError(
+            f"The effects have {effects.shape[-1]} channels, so no transparency, and would cover the background; connect "
+            "the effects of LayerFusion Match Layers."
+        )
+    if effects.shape[:3] != like.shape[:3]:
+        (count, height, width), (n, h, w) = effects.shape[:3], like.shape[:3]
+        raise ValueError(
+            f"The effects are {count} x {width}x{height}, the layers {n} x {w}x{h}; connect the effects that LayerFusion "
+            "Match Layers makes of the same layers."
+        )
+    return effects
