@@ -81,7 +81,7 @@ def judge(out: Path, row: dict) -> dict:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--method", default="one_scene")
+    parser.add_argument("--method", default="share")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     rows = [row for row in part("results").latest(options.out) if row["method"] == options.method]

@@ -9,7 +9,7 @@ from . import methods
 from .models import DEMO
 
 SETTINGS = dataclasses.replace(DEMO, steps=12, ensemble=1)  # as the quality tests; 8 passes bring nothing on the demo
-SETTINGS_OF = {"full": SETTINGS, "quick": dataclasses.replace(SETTINGS, steps=3)}
+SETTINGS_OF = {"full": SETTINGS, "quick": dataclasses.replace(SETTINGS, steps=3, size=128)}
 PAIRS, TREND = 200, 20  # where a decision hangs on the numbers, and where a trend is enough
 QUICK_PAIRS, QUICK_TREND = 3, 1
 SEEN = 50  # the first pairs of the list: the modes were thought of on these

@@ -42,7 +42,7 @@ class LayerFusionOptions:
     guidance scales, 0 for the run's.
     """
 
-    background_mode: BackgroundMode = BackgroundMode.ONE_SCENE
+    background_mode: BackgroundMode = BackgroundMode.SHARE
     prior_mode: PriorMode = PriorMode.EXACT
     hardness: float = 10.0
     strength: float = 1.0

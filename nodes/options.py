@@ -25,9 +25,10 @@ class LayerFusionOptionsNode(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "background_mode", options=[m.value for m in BackgroundMode], default=default.background_mode.value,
-                    tooltip="one_scene: away from the object, background and blended picture take the mean of their "
-                    "attention and of their predictions: a clean background and the same scene. "
-                    "share: of their attention alone. "
+                    tooltip="share: away from the object, background and blended picture take the mean of their "
+                    "attention: a clean background and one scene. "
+                    "one_scene: of their predictions, too, so that the scenes are the same; it can fade the object and leave "
+                    "it in the background. "
                     "adapt, the paper's: the scene follows the blended picture around the object (shadows, light), and keeps "
                     "traces of the object. "
                     "adapt_self: through self-attention only: no object, but pale stains, and the scenes agree less. "

@@ -1,6 +1,6 @@
 """The demonstration models keep the promise of the three layers, over 6 prompts.
 
-In the default background mode, `one_scene` (docs/evidence.md has the others). Thresholds stand a little below what the
+In the default background mode, `share` (docs/evidence.md has the others). Thresholds stand a little below what the
 committed weights reach.
 """
 
@@ -24,7 +24,7 @@ def measured() -> dict[str, torch.Tensor]:
     found: dict[str, list[torch.Tensor]] = {}
     with torch.inference_mode():
         for group in maker.groups(prompts.read(prompts.FOLDER / "demo.txt")[:PAIRS], BATCH):
-            trios = maker.trios(methods.ALL["one_scene"], group)
+            trios = maker.trios(methods.ALL["share"], group)
             values = measures.layer_measures(trios.foreground, trios.alpha, trios.background, trios.blended)
             values["alpha_iou"] = measures.soft_iou(trios.alpha, alpha_alone(maker, group))
             for name, value in values.items():
@@ -52,8 +52,8 @@ def test_background_holds_no_object(measured):
 def test_blended_shows_the_object(measured):
     # Pixels that have the foreground's colours: in the light of a forest or of a night street few do. Drawn composites
     # reach 0.71, and what is missing besides is where the mask is weak.
-    assert measured["shown_share"].nanmean() >= 0.35
+    assert measured["shown_share"].nanmean() >= 0.6
 
 
 def test_blended_and_background_show_one_scene(measured):
-    assert measured["outside_psnr"].nanmean() >= 32.0
+    assert measured["outside_psnr"].nanmean() >= 28.0

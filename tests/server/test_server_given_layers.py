@@ -97,8 +97,7 @@ def test_an_object_in_a_given_background(connection, object_info):
     assert numpy.array_equal(found["background"], given["background"])
     values = measured(found)
     assert values["outside_psnr"] > 30 and values["outside_corr"] > 0.95, values  # the blended picture shows that scene
-    # The heart is there, but the wall shows through its middle, where the mask is weak.
-    assert values["shown_share"] > 0.25 and values["components"] == 1, values
+    assert values["shown_share"] > 0.85 and values["components"] == 1, values
     assert values["leak_share"] == 0 and abs(values["leak_corr"]) < 0.1, values
 
 
@@ -106,16 +105,17 @@ def test_without_keep_the_background_is_another_one(connection, object_info):
     """The control of the test above: what is measured there comes from keeping."""
     api = api_of("demo_given_background", object_info)
     inputs_of(api, "LayerFusionGivenLayers").update(keep_background=0.0, keep_blended=0.0)
+    inputs_of(api, "LayerFusionKSampler")["seed"] += 1  # with that of the given scene's sampler it would be much the same
     found, given = layers_of(connection, api)
     same = measures.psnr(tensor(found["background"]), tensor(given["background"]))
-    assert same < 30, same  # tables are much alike
+    assert same < 30, same
 
 
 def test_a_moved_object_is_harmonised(connection, object_info):
     found, given = layers_of(connection, api_of("demo_harmonise", object_info))
     assert numpy.array_equal(found["background"], given["background"])
     values, pasted = measured(found), measured({**found, "blended": given["blended"]})
-    assert values["outside_psnr"] > 30 and values["shown_share"] > 0.7 and values["leak_share"] == 0, values
+    assert values["outside_psnr"] > 30 and values["shown_share"] > 0.75 and values["leak_share"] == 0, values
     assert values["shadow"] > 0.005 > pasted["shadow"], (values, pasted)  # what pasting does not give
 
     # The saved foreground is the placed picture; through VAE and alpha decoder it would have changed a little.

@@ -70,7 +70,7 @@ def test_no_node_of_the_pack_is_missing_from_the_table(object_info):
 
 def test_options_start_with_the_documented_defaults(object_info):
     found = {name: options.get("default") for name, _, options in graph.inputs_of(object_info["LayerFusionOptions"])}
-    assert found == {"background_mode": "one_scene", "prior_mode": "exact", "hardness": 10.0, "strength": 1.0,
+    assert found == {"background_mode": "share", "prior_mode": "exact", "hardness": 10.0, "strength": 1.0,
                      "start_percent": 0.0, "end_percent": 1.0, "noise": "shared", "blend_self_attention": True,
                      "blend_cross_attention": True, **dict.fromkeys(SCALES, 0.0)}
 
