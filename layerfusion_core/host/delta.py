@@ -106,9 +106,10 @@ def _differences(base: dict[str, list], foreground: dict[str, list]) -> list[tup
     """Patch entries that only one of the two models has: (key, entry, +1 for the foreground's, -1 for the base's)."""
     found = []
     for key in dict.fromkeys([*foreground, *base]):
+        # Strength 0 adds nothing; the third value is what the weight itself is multiplied by (UNet Self-Attention Multiply).
         ours, theirs = (
-            [e for e in entries.get(key, []) if e[0] != 0] for entries in (foreground, base)
-        )  # strength 0: none
+            [e for e in entries.get(key, []) if e[0] != 0 or e[2] != 1] for entries in (foreground, base)
+        )
 
         def same(a: tuple, b: tuple) -> bool:
             return a[1] is b[1] and a[0] == b[0] and a[2:] == b[2:]
@@ -137,11 +138,12 @@ def foreground_delta(base: comfy.model_patcher.ModelPatcher, foreground: comfy.m
     ValueError when the two do not differ, or differ by patches that cannot act on some rows alone.
     """
     differences = _differences(base.patches, foreground.patches)
-    if not differences:
+    if all(sign < 0 for _, _, sign in differences):
         raise ValueError(
             "foreground_model carries no foreground weights, so the foreground would come out opaque: connect the "
             "foreground_model output of Load LayerFusion Models, Apply Foreground Weights or Load Demo Models "
             "(with a strength above 0)"
+            + (", or swap the two: base_model carries patches that foreground_model lacks" if differences else "")
         )
     outside = [key for key, _, _ in differences if not key.startswith(UNET)]
     if outside:

@@ -15,6 +15,7 @@ from .conditioning import check_conditioning, text_columns
 from .delta import foreground_delta
 from .engine import KEY, PRIOR_PASS, install
 from .families import require_sdxl
+from .foreground import require_in_order
 from .guidance import LayerGuidance, guide_rows
 from .holding import holding, rises, same_noise
 from .lockstep import install_pair
@@ -49,6 +50,7 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
     ):
         require_sdxl(base, "base_model")
         require_sdxl(foreground, "foreground_model")
+        require_in_order(base, foreground)
         shared = foreground.is_clone(base)
         delta = foreground_delta(base, foreground) if shared else None
         if not shared:

@@ -96,8 +96,10 @@ def make_term(module: torch.nn.Module, key: str, entry: tuple, sign: float) -> T
     strength, patch, strength_model, offset, function = entry
     require_understood(key, patch, "foreground_model" if sign > 0 else "base_model")
     kind = patch[0] if isinstance(patch, tuple) else getattr(patch, "name", type(patch).__name__)
-    if strength_model != 1.0 or offset is not None or function is not None:
-        raise _refusal(key, f"{kind} (scaled or partial)")
+    if strength_model != 1.0:
+        raise _refusal(key, f"'weight times {strength_model:g}' (UNet Self- or Cross-Attention Multiply, a merge)")
+    if offset is not None or function is not None:
+        raise _refusal(key, f"{kind} (partial)")
     if isinstance(patch, LoRAAdapter) and key.endswith(".weight"):
         up, down, alpha, mid, dora, reshape = patch.weights
         if dora is not None or reshape is not None:

@@ -6,9 +6,12 @@ import pytest
 import tiny
 import torch
 from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrappersMP
+from compat import has_effect, pair_of, streams_equal_stock
 from runs import layered, models
 from test_compat_models import extra
 
+from layerfusion_pack.layerfusion_core.foreground_weights import parse
+from layerfusion_pack.layerfusion_core.host.foreground import apply_foreground
 from layerfusion_pack.layerfusion_core.host.model_parts import alike
 from layerfusion_pack.layerfusion_core.host.stream_patches import with_foreground_patches
 
@@ -102,3 +105,27 @@ def test_alike():
     other.append(other)
     assert alike(ring, other)
     assert alike(Patch(1).method, Patch(1).method) and alike(Patch(torch.ones(1)), Patch(torch.ones(1)))
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["base", "foreground"])
+@pytest.mark.parametrize("multiplied", ["UNetSelfAttentionMultiply", "UNetCrossAttentionMultiply"])
+def test_multiplied_weights_of_one_model_are_named(multiplied, side):
+    """Patches of strength 0: what they multiply is the weight itself."""
+    pair = list(models())
+    pair[side] = extra("attention_multiply", multiplied, pair[side], 1.2, 0.9, 1.0, 1.0)
+    with pytest.raises(ValueError, match="'weight times 1.2' .UNet Self- or Cross-Attention Multiply.*differs between"):
+        layered(pair)
+    both = extra("attention_multiply", multiplied, models()[0], 1.2, 0.9, 1.0, 1.0)
+    if not side and "Self" in multiplied:
+        has_effect(both)
+        streams_equal_stock(pair_of(both))
+
+
+def test_swapped_models():
+    base, foreground = models()
+    with pytest.raises(ValueError, match="carries no foreground weights.*or swap the two: base_model carries patches"):
+        layered((foreground, base))
+    applied = apply_foreground(base, parse(tiny.foreground_file(base), "made up"), 1.0)
+    for other in (base, tiny.tiny_sdxl(seed=3)):
+        with pytest.raises(ValueError, match="base_model carries foreground weights .made up. and .* are swapped"):
+            layered((applied, other))
