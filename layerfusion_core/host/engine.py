@@ -18,6 +18,7 @@ from ..blending import blend
 from ..prior_maps import Block, Grid
 from ..priors import content_confidence, structure_scores
 from ..streams import interleave
+from .calls import callers, require_whole
 from .compiled import uncompiled
 from .model_parts import whole_parts
 from .per_stream import COUPLES, KEY, MERGES, ByStream, StreamRows, attend, kept_by
@@ -70,6 +71,7 @@ class Forward:
         self.rows, self.chunks = rows, len(chunks)
         self.samples = rows // (self.chunks * self.streams)
         uuids = transformer_options["uuids"]
+        run.called.update(uuids)
         self.collect = [
             (i, run.text[uuid], collector)
             for i, (cond, uuid) in enumerate(zip(chunks, uuids))
@@ -79,6 +81,7 @@ class Forward:
         lengths = [run.lengths.get(uuid, {}).get(TEXT) for uuid in uuids]
         self.text = TextLengths(lengths, range(first, first + self.streams), rows, text.shape[1], x.device)
         self.blends = run.active and not self.prior_pass and run.maps is not None
+        self.ends_early = self.prior_pass
         self.inputs: dict[str, torch.Tensor] = {}
         self.by_stream = StreamRows(self.names, rows)
 
@@ -165,7 +168,7 @@ def _collect(forward: Forward, block: Block, site: str, q, k, extra_options) -> 
                 for i, (prompt, n) in enumerate(zip(text, shown))
             ]
             collector.add_content(block, interleave(confidence), grid)
-    if forward.prior_pass and site == "attn2" and block == run.last and forward.collect:
+    if forward.ends_early and site == "attn2" and block == run.last and forward.collect:
         raise _PriorsComplete
 
 
@@ -273,6 +276,10 @@ def _forward_wrapper(run: BlendRun):
         options = args[at] if len(args) > at else kwargs["transformer_options"]
         x = args[0]
         forward = Forward(run, x, args[2] if len(args) > 2 else kwargs["context"], options)
+        if forward.blends or forward.collect:
+            require_whole(x.shape, run.cells, run.callers)
+        if "_forward" in vars(executor.class_obj):  # a cache of blocks (WaveSpeed's) may keep what comes at the end
+            forward.ends_early = False
         options = {**_with_patches(run, options), KEY: forward}
         if len(args) > at:
             args[at] = options
@@ -299,6 +306,7 @@ def install(model: ModelPatcher, run: BlendRun) -> ModelPatcher:
     """Return a clone of `model` whose UNet runs `run`; patches on the model, now or later, are chained to and still act."""
     model = model.clone()
     run.guidance |= kept_by_guidance(model)
+    run.callers = ", ".join(filter(None, (run.callers, callers(model))))
     wrappers = comfy.patcher_extension.WrappersMP
     model.add_wrapper_with_key(wrappers.DIFFUSION_MODEL, KEY, _forward_wrapper(run))
     # Code that newer hosts' TorchCompileModel makes never looks at patches again: it would run with another call's.

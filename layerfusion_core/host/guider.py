@@ -11,6 +11,7 @@ from ..given import paste
 from ..options import LayerFusionOptions, NoiseMode
 from ..streams import StreamLayout
 from .blocks import transformer_blocks
+from .calls import prior_pass_options, require_cache_of_rows, watched
 from .conditioning import check_conditioning, text_columns
 from .delta import foreground_delta
 from .engine import KEY, PRIOR_PASS, install
@@ -51,6 +52,7 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         require_sdxl(base, "base_model")
         require_sdxl(foreground, "foreground_model")
         require_in_order(base, foreground)
+        require_cache_of_rows(base)
         shared = foreground.is_clone(base)
         delta = foreground_delta(base, foreground) if shared else None
         if not shared:
@@ -135,7 +137,8 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         if run.begin_evaluation(sigma):
             self._prior_pass(x, timestep, model_options)
         run.begin_blended_pass(sigma)
-        out = self._guided(x, timestep, model_options, seed)
+        with watched(run, self.conds["positive"], model_options["transformer_options"]):
+            out = self._guided(x, timestep, model_options, seed)
         if not self._rises:  # one prediction for two layers is a way to one scene, not back to the noise of each
             out = run.one_scene(out)
         run.end_evaluation()
@@ -190,9 +193,11 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         run = self.run
         rows = run.layout.grouped(x)[:, : run.layout.foregrounds].flatten(0, 1)
         sigmas = timestep[: rows.shape[0]]
-        options = {**model_options, "transformer_options": {**model_options["transformer_options"], PRIOR_PASS: True}}
+        own = prior_pass_options(model_options["transformer_options"])
+        options = {**model_options, "transformer_options": {**own, PRIOR_PASS: True}}
         run.begin_prior_pass()
-        comfy.samplers.calc_cond_batch(self.inner_model, [self.conds[PRIOR_PASS]], rows, sigmas, options)
+        with watched(run, self.conds[PRIOR_PASS], own):
+            comfy.samplers.calc_cond_batch(self.inner_model, [self.conds[PRIOR_PASS]], rows, sigmas, options)
         run.end_prior_pass()
 
 

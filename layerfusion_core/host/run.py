@@ -12,6 +12,7 @@ from ..masks import Masks, surround_mask
 from ..options import BackgroundMode, LayerFusionOptions, PriorMode
 from ..prior_maps import Block, Grid, PriorCollector, PriorMaps, PriorRecord
 from ..streams import StreamLayout
+from .calls import not_called
 from .delta import ForegroundDelta
 from .text_lengths import Lengths
 
@@ -52,6 +53,9 @@ class BlendRun:
     text: dict[object, list[TextColumns]] = field(default_factory=dict)  # K each, by uuid of the conditioning entry
     guidance: set[int] = field(default_factory=set)  # identities of what functions that see all rows keep (`kept_by`)
     lengths: dict[object, dict[str, Lengths]] = field(default_factory=dict)  # of texts, by uuid of the entry and key
+    callers: str = ""  # what on the model decides how its UNet is called, for messages
+    called: set[object] = field(default_factory=set)  # uuids of the conditionings that this pass has shown the UNet
+    cells: tuple[int, int] = (0, 0)  # latent rows and columns
     sigma_start: float = float("inf")
     sigma_end: float = 0.0
     maps: PriorMaps | None = None
@@ -69,6 +73,7 @@ class BlendRun:
 
     def start(self, latent_shape: torch.Size) -> None:
         """Start a run on latents (rows, 4, h, w) with an empty record."""
+        self.cells = tuple(latent_shape[-2:])
         size = (latent_shape[-2] * PIXELS, latent_shape[-1] * PIXELS)
         self.record = PriorRecord(self.options.hardness, self.layout.foregrounds, size, self.last)
 
@@ -76,7 +81,7 @@ class BlendRun:
         """Start one model evaluation; returns whether it needs a prior pass first."""
         self.active = self.options.blends and self.sigma_end < sigma <= self.sigma_start
         previous = self.options.prior_mode is PriorMode.PREVIOUS_STEP
-        self._collected = set()
+        self._collected, self.called = set(), set()
         self._collector = PriorCollector(self.last) if self.active and previous else None
         return self.active and (self.maps is None or not previous)
 
@@ -85,11 +90,16 @@ class BlendRun:
         self._collector = PriorCollector(self.last)
 
     def end_prior_pass(self) -> None:
-        """Take the maps of the prior pass as this evaluation's."""
-        collector = self._collector
+        """Take the maps of the prior pass as this evaluation's; where a cache of blocks spared them, the last ones stay.
+
+        ValueError when there are none.
+        """
+        maps = self._collector.finish() or self.maps
+        if maps is None:
+            raise not_called(self.callers)
         self._collector = PriorCollector(self.last) if self.options.prior_mode is PriorMode.PREVIOUS_STEP else None
-        self._collected = set()
-        self._use(collector.finish())
+        self._collected, self.called = set(), set()
+        self._use(maps)
 
     def begin_blended_pass(self, sigma: float) -> None:
         """Note in the record which maps this evaluation blends with."""
