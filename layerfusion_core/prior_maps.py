@@ -81,17 +81,22 @@ class PriorCollector:
         self._grids[block] = grid
 
     def finish(self) -> PriorMaps | None:
-        """The maps of this evaluation, or None when it showed no positive foreground row."""
+        """The maps of this evaluation, or None when it showed no positive foreground row.
+
+        Conditionings may run on different devices; all maps come to the one that the first has run on.
+        """
         if not self._scores or self.last not in self._content:
             return None
+        device = self._scores[0].device
         content: dict[Grid, list[torch.Tensor]] = {}
         for block, maps in self._content.items():
-            content.setdefault(self._grids[block], []).append(_mean(maps))
+            content.setdefault(self._grids[block], []).append(_mean(maps, device))
         stacked = {grid: torch.stack(maps) for grid, maps in content.items()}
-        return PriorMaps(structure_prior(_mean(self._scores)), self._grid, stacked, dict(self._grids))
+        return PriorMaps(structure_prior(_mean(self._scores, device)), self._grid, stacked, dict(self._grids))
 
 
-def _mean(maps: list[torch.Tensor]) -> torch.Tensor:
+def _mean(maps: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+    maps = [m.to(device) for m in maps]
     return torch.stack(maps).mean(dim=0) if len(maps) > 1 else maps[0]
 
 

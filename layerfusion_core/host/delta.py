@@ -157,9 +157,16 @@ def foreground_delta(base: comfy.model_patcher.ModelPatcher, foreground: comfy.m
     if kept is not None and kept[0] == signature:
         return kept[1]
     modules = {key: comfy.utils.get_attr(base.model, key.rpartition(".")[0]) for key, _, _ in differences}
-    terms = ((key, make_term(modules[key], key, entry, sign)) for key, entry, sign in differences)
-    delta = ForegroundDelta(terms, _compute_dtype(base))
-    keep_in_memory(delta, _tensors(patch for _, (_, patch, *_), _ in differences))
-    patcher = delta.patcher()
+    dtype = _compute_dtype(base)
+
+    def make(**_) -> comfy.model_patcher.ModelPatcher:
+        terms = ((key, make_term(modules[key], key, entry, sign)) for key, entry, sign in differences)
+        delta = ForegroundDelta(terms, dtype)
+        keep_in_memory(delta, _tensors(patch for _, (_, patch, *_), _ in differences))
+        return delta.patcher()
+
+    patcher = make()
+    if hasattr(patcher, "cached_patcher_init"):  # how newer hosts make a copy for another GPU
+        patcher.cached_patcher_init = (make, ())
     foreground.set_attachments("layerfusion_delta", (signature, patcher))
     return patcher

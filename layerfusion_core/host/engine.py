@@ -7,7 +7,7 @@ is left on the model when a run ends or is interrupted: patches are made for eac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import comfy.patcher_extension
@@ -20,8 +20,8 @@ from ..priors import content_confidence, structure_scores
 from ..streams import interleave
 from .calls import callers, require_whole
 from .compiled import uncompiled
-from .model_parts import whole_parts
-from .per_stream import COUPLES, KEY, MERGES, ByStream, StreamRows, attend, kept_by
+from .model_parts import kept_by_guidance
+from .per_stream import COUPLES, KEY, MERGES, ByStream, StreamRows, attend, pair_of, sees_all
 from .row_terms import terms_on_modules
 from .run import BlendRun
 from .text_lengths import TEXT, TextLengths
@@ -56,6 +56,7 @@ class Forward:
         self.run = run
         self.prior_pass = bool(transformer_options.get(PRIOR_PASS))
         self.layout = run.layout
+        self.delta = run.deltas.get(transformer_options.get("multigpu_thread_device"), run.delta)
         self.part: Part | None = transformer_options.get(PART)
         self.streams = self.foregrounds = self.layout.foregrounds
         if self.part is not None:
@@ -127,7 +128,7 @@ def _input_patch():
     def patch(n, context, value, extra_options):
         forward: Forward = extra_options[KEY]
         _require_all_tokens(forward, n, extra_options)
-        if forward.run.delta is not None:
+        if forward.delta is not None:
             forward.inputs = {"to_q": n, "to_k": context, "to_v": value}
         return n, context, value
 
@@ -139,7 +140,7 @@ def _attention_patch(block: Block, site: str, attention: Callable):
 
     def patch(q, k, v, extra_options):
         forward: Forward = extra_options[KEY]
-        delta = forward.run.delta
+        delta = forward.delta
         if delta is not None:  # in place: the projections are fresh and ours alone
             delta.add_at(block, site, {"to_q": q, "to_k": k, "to_v": v}, forward.inputs, forward.foreground)
         _collect(forward, block, site, q, k, extra_options)
@@ -177,8 +178,8 @@ def _delta_output_patch(site: str):
 
     def patch(n, extra_options):
         forward: Forward = extra_options[KEY]
-        if forward.run.delta is not None:  # in place: nobody has seen the projection's output yet
-            forward.run.delta.add_at(_block(extra_options), site, {"to_out": n}, forward.inputs, forward.foreground)
+        if forward.delta is not None:  # in place: nobody has seen the projection's output yet
+            forward.delta.add_at(_block(extra_options), site, {"to_out": n}, forward.inputs, forward.foreground)
             forward.inputs = {}
         return n
 
@@ -233,7 +234,7 @@ def _own_patch(run: BlendRun, block: Block, site: str, foreign: dict) -> Callabl
         if other is None:
             return _attention_patch(block, site, attend if site == "attn1" else _attend_to_own_text)
         shown = None if site == "attn1" else _own_text
-        return _attention_patch(block, site, ByStream(f"{site} at {block}", other, _sees_all(run), attend, shown))
+        return _attention_patch(block, site, ByStream(f"{site} at {block}", other, sees_all(run.guidance), attend, shown))
 
     return run.patch((block, site, id(other)), make)
 
@@ -253,20 +254,7 @@ def _by_stream(run: BlendRun, patches: dict, name: str, patch: object) -> object
     """A patch of another node's out of the list `name`, called stream by stream."""
     if not callable(patch):
         return patch
-    return run.patch((name, id(patch)), lambda: ByStream(name, patch, _sees_all(run, patches.get(_pair_of(name), []))))
-
-
-def _pair_of(name: str) -> str:
-    """The name of the patches before an attention, for those behind it, and the other way round."""
-    if name.endswith("_output_patch"):
-        return name.removesuffix("_output_patch") + "_patch"
-    return name.removesuffix("_patch") + "_output_patch"
-
-
-def _sees_all(run: BlendRun, pair: Sequence = ()) -> Callable[[Callable], bool]:
-    """Whether a patch must get all rows at once: it keeps something for guidance, or for its pair around an attention."""
-    kept = run.guidance.union(*map(kept_by, pair))
-    return lambda patch: not kept_by(patch).isdisjoint(kept)
+    return run.patch((name, id(patch)), lambda: ByStream(name, patch, sees_all(run.guidance, patches.get(pair_of(name), []))))
 
 
 def _forward_wrapper(run: BlendRun):
@@ -285,7 +273,7 @@ def _forward_wrapper(run: BlendRun):
             args[at] = options
         else:
             kwargs["transformer_options"] = options
-        terms = run.delta.modules_at if run.delta is not None else {}
+        terms = forward.delta.modules_at if forward.delta is not None else {}
         try:
             with terms_on_modules(executor.class_obj, terms, x.shape[0], forward.foreground):
                 return executor(*args, **kwargs)
@@ -293,13 +281,6 @@ def _forward_wrapper(run: BlendRun):
             return x.new_zeros((x.shape[0], executor.class_obj.out_channels, *x.shape[2:]))
 
     return wrapper
-
-
-def kept_by_guidance(model: ModelPatcher) -> set[int]:
-    """What the functions on a model that see all rows at once can keep for its patches, or those for them."""
-    parts = [part for name, part in whole_parts(model).items() if not name.startswith("object patch ")]
-    functions = [f for part in parts for f in (part if isinstance(part, list) else [part])]
-    return set().union(*map(kept_by, filter(callable, functions)))
 
 
 def install(model: ModelPatcher, run: BlendRun) -> ModelPatcher:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -27,6 +29,7 @@ from .stacking import StreamStack, stream_negatives
 from .stream_conds import RunRows
 from .stream_patches import require_own_patches, with_foreground_patches
 
+_ON_OTHER_GPU = "on_match_multigpu_clones"  # CallbacksMP.ON_MATCH_MULTIGPU_CLONES, which older hosts lack
 _STREAM, _NEGATIVE = "layerfusion_stream_{}", "layerfusion_negative_{}"
 
 
@@ -71,6 +74,7 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         if shared:
             model = install(with_foreground_patches(base, foreground), self.run)
             model.set_additional_models(KEY, [delta])
+            model.add_callback_with_key(_ON_OTHER_GPU, KEY, partial(_take_delta, self.run))
         else:
             model = install_pair(base, foreground, self.run)
         model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY + "_conds", _with_own_conds)
@@ -199,6 +203,11 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         with watched(run, self.conds[PRIOR_PASS], own):
             comfy.samplers.calc_cond_batch(self.inner_model, [self.conds[PRIOR_PASS]], rows, sigmas, options)
         run.end_prior_pass()
+
+
+def _take_delta(run: BlendRun, model: ModelPatcher, clone: ModelPatcher) -> None:
+    """Callback: the host has made a copy of the model, and of the foreground's difference, for another GPU."""
+    run.deltas[clone.load_device] = clone.additional_models[KEY][0].model
 
 
 def _with_own_conds(executor, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs):

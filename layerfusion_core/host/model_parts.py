@@ -10,7 +10,7 @@ import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from .per_stream import KEY
+from .per_stream import KEY, kept_by
 
 Place = tuple[str, tuple]  # of a replace patch: ("attn1" | "attn2" | ..., block as the patch names it)
 _HOST_COPIES = not hasattr(comfy.utils, "deepcopy_list_dict")  # objects on a MODEL, not functions, whenever it is cloned
@@ -55,6 +55,13 @@ def whole_parts(model: ModelPatcher) -> dict[str, object]:
     if model.hook_patches:
         found["hook patches"] = model.hook_patches
     return found | {f"object patch {name}": part for name, part in model.object_patches.items()}
+
+
+def kept_by_guidance(model: ModelPatcher) -> set[int]:
+    """What the functions on a model that see all rows at once can keep for its patches, or those for them."""
+    parts = [part for name, part in whole_parts(model).items() if not name.startswith("object patch ")]
+    functions = [f for part in parts for f in (part if isinstance(part, list) else [part])]
+    return set().union(*map(kept_by, filter(callable, functions)))
 
 
 def _is_empty(value: object) -> bool:

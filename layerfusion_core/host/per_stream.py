@@ -133,6 +133,22 @@ def _can_keep(x: object) -> bool:
     return isinstance(x, (list, dict)) or hasattr(x, "__dict__")
 
 
+def pair_of(name: str) -> str:
+    """The name of the patches before an attention, for those behind it, and the other way round."""
+    if name.endswith("_output_patch"):
+        return name.removesuffix("_output_patch") + "_patch"
+    return name.removesuffix("_patch") + "_output_patch"
+
+
+def sees_all(guidance: set[int], pair: Sequence = ()) -> Callable[[Callable], bool]:
+    """Whether a patch must get all rows at once: it keeps something for guidance, or for its `pair` around an attention.
+
+    guidance: identities of what the functions that see all rows keep (`kept_by`).
+    """
+    kept = guidance.union(*map(kept_by, pair))
+    return lambda patch: not kept_by(patch).isdisjoint(kept)
+
+
 _VALUES = {"attn1_patch": 3, "attn2_patch": 3, "output_block_patch": 2}  # how many of its arguments a patch returns; else 1
 
 

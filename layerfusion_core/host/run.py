@@ -50,6 +50,7 @@ class BlendRun:
     options: LayerFusionOptions
     blocks: list[Block]
     delta: ForegroundDelta | None = None
+    deltas: dict[torch.device, ForegroundDelta] = field(default_factory=dict)  # copies on further GPUs
     text: dict[object, list[TextColumns]] = field(default_factory=dict)  # K each, by uuid of the conditioning entry
     guidance: set[int] = field(default_factory=set)  # identities of what functions that see all rows keep (`kept_by`)
     lengths: dict[object, dict[str, Lengths]] = field(default_factory=dict)  # of texts, by uuid of the entry and key
@@ -110,7 +111,7 @@ class BlendRun:
         """What the background mode does to the evaluation's guided prediction (N * S, C, h, w), with its masks."""
         if self.options.background_mode is not BackgroundMode.ONE_SCENE or not self.active or self.maps is None:
             return x0
-        surround = self.surround().unflatten(-1, self.maps.grids[self.last]).unsqueeze(1)
+        surround = self.surround().to(x0.device).unflatten(-1, self.maps.grids[self.last]).unsqueeze(1)
         return blend_predictions(self.layout.grouped(x0), surround, self.layout, self.options.strength).flatten(0, 1)
 
     def surround(self) -> torch.Tensor:

@@ -34,7 +34,7 @@ class StreamControl(ControlBase):
                     for k, v in cond.items()
                 }
                 own.update(self._texts(own, stream, transformer_options.get("uuids", [])))
-                found[stream] = control.get_control(
+                found[stream] = _on_device(control, transformer_options).get_control(
                     x_noisy[stream::streams], t[stream::streams], own, batched_number, transformer_options
                 )
         sides = dict.fromkeys(side for out in found if out is not None for side in out)
@@ -48,6 +48,12 @@ class StreamControl(ControlBase):
             chunks = own[key].unflatten(0, (len(lengths), -1))
             found[key] = torch.cat(even([chunk[:, : of[key][stream]] for chunk, of in zip(chunks, lengths)]))
         return found
+
+
+def _on_device(control: ControlBase, transformer_options: dict) -> ControlBase:
+    """The control's copy for the GPU that a call runs on, where the host spreads conditionings over several."""
+    device = transformer_options.get("multigpu_thread_device")
+    return control if device is None else control.get_instance_for_device(device)
 
 
 def _merge(outputs: list[list[torch.Tensor | None]], rows: int) -> list[torch.Tensor | None]:

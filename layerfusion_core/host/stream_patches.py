@@ -9,8 +9,17 @@ from types import FunctionType
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 
-from .engine import SITES, kept_by_guidance
-from .model_parts import Place, alike, foreign_parts, own_parts, patch_lists, replace_patches, whole_parts
+from .engine import SITES
+from .model_parts import (
+    Place,
+    alike,
+    foreign_parts,
+    kept_by_guidance,
+    own_parts,
+    patch_lists,
+    replace_patches,
+    whole_parts,
+)
 from .per_stream import KEY, StreamPatch, kept_by
 
 STREAMS = ("foreground", "background", "blended")

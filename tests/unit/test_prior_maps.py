@@ -51,6 +51,17 @@ def test_several_conditionings_are_averaged():
     assert torch.allclose(collector.finish().content_of(FINE), torch.full((1, 8), 0.3))
 
 
+def test_maps_of_several_devices_come_to_the_first():
+    """Conditionings of one stream may run on different GPUs; `meta` stands for one here."""
+    collector = PriorCollector(FINE)
+    collector.add_structure(torch.ones(1, 8, device="meta"), (2, 4))
+    collector.add_structure(torch.ones(1, 8), (2, 4))
+    collector.add_content(FINE, torch.ones(1, 8), (2, 4))
+    collector.add_content(FINE, torch.ones(1, 8, device="meta"), (2, 4))
+    maps = collector.finish()
+    assert maps.structure.device.type == maps.content[2, 4].device.type == "meta"
+
+
 def test_nothing_collected_is_none():
     assert PriorCollector(FINE).finish() is None
 
