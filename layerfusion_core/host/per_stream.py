@@ -18,8 +18,8 @@ from ..streams import interleave
 
 KEY = "layerfusion"  # of our entries in transformer_options and of our wrapper
 COUPLES = (
-    "a node that gives parts of the picture prompts of their own inside the model (attention couple, regional prompts) is on "
-    "it; remove that node, and use Conditioning (Set Mask) and Conditioning (Combine) on the layer's prompt instead"
+    "a node that gives parts of the picture prompts of their own inside the model (attention couple, regional prompts) is on the "
+    "model; remove it, and use Conditioning (Set Mask) and Conditioning (Combine) on the layer's prompt instead"
 )
 MERGES = "a node that merges tokens or tiles attention (HyperTile, token merging) is on the model; remove it for LayerFusion"
 _STREAM = "layerfusion_stream"  # in the options of a patch: the name of the stream whose rows it got
