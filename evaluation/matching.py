@@ -21,7 +21,7 @@ from pathlib import Path
 
 from run import register_pack, run_key, start_host
 
-METHOD = "one_scene"
+METHOD = "share"
 LEVELS = (0.0, 0.02, 0.04, 0.06, 0.1)
 FILM = 0.05  # alpha of the effects from which a film is seen
 

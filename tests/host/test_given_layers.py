@@ -253,8 +253,8 @@ def test_placed_foreground_is_rgba_and_mask():
     image = torch.rand(1, 32, 32, 3)
     mask = torch.ones(1, 32, 32)
     mask[:, 8:24, 8:24] = 0.0
-    placed, hidden = LayerFusionPlaceForeground.execute(image, 8, 0, 1.0, 64, 0, mask).result
-    assert placed.shape == (1, 32, 64, 4) and torch.equal(hidden, 1.0 - placed[..., 3])
+    placed, hidden, light = LayerFusionPlaceForeground.execute(image, 8, 0, 1.0, 64, 0, mask).result
+    assert placed.shape == (1, 32, 64, 4) and torch.equal(hidden, 1.0 - placed[..., 3]) and not light.any()
     assert torch.equal(placed[:, :, 24:56, :3], image) and (placed[:, 8:24, 32:48, 3] == 1.0).all()
     assert placed[..., 3].sum() == 256
     with pytest.raises(ValueError, match="Nothing says which part is transparent"):
