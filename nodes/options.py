@@ -31,7 +31,7 @@ class LayerFusionOptionsNode(io.ComfyNode):
                     "it in the background. "
                     "adapt, the paper's: the scene follows the blended picture around the object (shadows, light), and keeps "
                     "traces of the object. "
-                    "adapt_self: through self-attention only: no object, but pale stains, and the scenes agree less. "
+                    "adapt_self: through self-attention only: fewer traces, but the scenes agree less. "
                     "literal: the paper's sentence as printed; pours the object into the background. "
                     "from_background: the blended picture copies the background instead. "
                     "off: the background ignores the others.",

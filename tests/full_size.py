@@ -6,8 +6,8 @@ Writes a full-shape SDXL UNet (fp16, random numbers, 5.1 GB) and the weight file
 when none is named) into a temporary folder (or DIR, where they are kept and reused), then for each file, in a process
 of its own: loads the UNet with the host's loader in fp16 on the CPU, reads the weights, binds them, makes the
 LayerFusion KSampler's difference of them, does it all again at another strength, and with --merge also merges them as
-the stock KSampler would. Prints seconds and memory: `own` is what the process allocated, `mapped` what it shows of the
-files (the system may drop that at any time).
+the stock KSampler would. Prints seconds, how many of them a core worked, and memory: `own` is what the process
+allocated, `mapped` what it shows of the files (the system may drop that at any time).
 """
 
 from __future__ import annotations
@@ -135,13 +135,13 @@ def measure(unet: Path, weights: Path, merge: bool) -> None:
 
     def stage(name: str, action):
         memory.peak = memory.now()[0]
-        start = time.monotonic()
+        start, worked = time.monotonic(), time.process_time()
         result = action()
-        seconds = time.monotonic() - start
+        seconds, worked = time.monotonic() - start, time.process_time() - worked
         time.sleep(0.05)
         own, mapped = memory.now()
         sizes = f"own {own:5.2f} GB (peak {memory.peak:5.2f})   mapped {mapped:5.2f} GB"
-        print(f"  {name:<24}{seconds:7.1f} s   {sizes}", flush=True)
+        print(f"  {name:<24}{seconds:7.1f} s ({worked:5.1f} of a core)   {sizes}", flush=True)
         return result
 
     with torch.inference_mode():
