@@ -1,0 +1,42 @@
+"""``dev.py pictures`` without a run: which files there are, and how large they may be."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy
+import pytest
+from PIL import Image
+
+from layerfusion_pack.devtools import pictures
+from layerfusion_pack.devtools.console import Problem
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def made(monkeypatch) -> dict[str, Image.Image]:
+    """What the makers give from layers that no run made."""
+    tile = Image.new("RGBA", (256, 256), (200, 30, 30, 128))
+    names = ("foreground", "background", "blended", "soft mask", "given")
+    monkeypatch.setattr(pictures, "_layers", lambda client, workflow: dict.fromkeys(names, tile))
+    monkeypatch.setattr(pictures, "_asked", lambda client, workflow, *asked: workflow)
+    return {**pictures._demo(CHECKOUT, None), **pictures._given(CHECKOUT, None)}
+
+
+def test_every_example_graph_has_a_thumbnail_and_the_readme_its_pictures(monkeypatch):
+    files = set(made(monkeypatch))
+    graphs = {f"workflows/{path.stem}.jpg" for path in (CHECKOUT / "workflows").glob("*.json")}
+    shown = set(re.findall(r"\]\((docs/\w+\.jpg)\)", (CHECKOUT / "README.md").read_text(encoding="utf-8")))
+    others = {"docs/viewer.jpg", "docs/matched.jpg"}  # of the browser, of evaluation/matching.py
+    assert files == graphs | shown - others and others <= shown
+    assert all((CHECKOUT / name).stat().st_size <= pictures.LARGEST for name in files | others)
+
+
+def test_files_are_kept_small(tmp_path):
+    noise = numpy.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=numpy.uint8)
+    pictures.save(Image.fromarray(noise), tmp_path / "fits.jpg")
+    assert (tmp_path / "fits.jpg").stat().st_size <= pictures.LARGEST
+    with pytest.raises(Problem, match="more than 200000"):
+        pictures.save(Image.fromarray(numpy.tile(noise, (3, 3, 1))), tmp_path / "large.jpg")
+    assert not (tmp_path / "large.jpg").exists()
