@@ -21,7 +21,8 @@ from ..streams import interleave
 from .calls import callers, require_whole
 from .compiled import uncompiled
 from .model_parts import kept_by_guidance
-from .per_stream import COUPLES, KEY, MERGES, ByStream, StreamRows, attend, pair_of, sees_all
+from .patch_state import pair_of, sees_all
+from .per_stream import COUPLES, KEY, MERGES, ByStream, StreamRows, attend
 from .row_terms import terms_on_modules
 from .run import BlendRun
 from .text_lengths import TEXT, TextLengths

@@ -10,7 +10,8 @@ import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from .per_stream import KEY, kept_by
+from .patch_state import kept_by
+from .per_stream import KEY
 
 Place = tuple[str, tuple]  # of a replace patch: ("attn1" | "attn2" | ..., block as the patch names it)
 _HOST_COPIES = not hasattr(comfy.utils, "deepcopy_list_dict")  # objects on a MODEL, not functions, whenever it is cloned

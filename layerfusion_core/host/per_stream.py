@@ -7,8 +7,7 @@ call gets the N rows of one stream per conditioning, in that order, and an accou
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import FunctionType, ModuleType
+from collections.abc import Callable, Sequence
 
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -60,7 +59,7 @@ class StreamPatch:
 
         ValueError when nothing here is of IPAdapter's own kind, which alone knows how to stack.
         """
-        kinds = [type(leaf) for leaf in self._leaves() if hasattr(leaf, "add")]
+        kinds = [type(leaf) for leaf in self.leaves() if hasattr(leaf, "add")]
         if not kinds:
             raise ValueError(
                 "an IPAdapter comes after Limit Patches to Layers whose patches are of another kind and cannot be stacked: "
@@ -83,8 +82,9 @@ class StreamPatch:
             if hasattr(patch, "cleanup"):
                 patch.cleanup()
 
-    def _leaves(self) -> list[Callable]:
-        return [leaf for p in (self.patch, self.other) for leaf in (p._leaves() if isinstance(p, StreamPatch) else [p])]
+    def leaves(self) -> list[Callable | None]:
+        """Every patch in it, at any depth."""
+        return [leaf for p in (self.patch, self.other) for leaf in (p.leaves() if isinstance(p, StreamPatch) else [p])]
 
 
 def patch_of(patch: Callable | None, stream: str) -> Callable | None:
@@ -106,47 +106,6 @@ def _stacked(patch: Callable | None, kind: type, args: tuple, kwargs: dict) -> C
         vars(patch).update({k: copy.copy(v) for k, v in vars(patch).items() if isinstance(v, (list, dict))})
     patch.add(*args, **kwargs)
     return patch
-
-
-def kept_by(function: object) -> set[int]:
-    """Identities of what a function can keep from one call for another: the cells it closes over, objects it holds."""
-    if isinstance(function, StreamPatch):
-        return set().union(*map(kept_by, function._leaves()))
-    function = getattr(function, "func", function)  # of functools.partial
-    owner = getattr(function, "__self__", function)
-    cells = getattr(getattr(function, "__func__", function), "__closure__", None) or ()
-    held = [owner, *getattr(owner, "__dict__", {}).values(), *_contents(cells)]
-    return {id(cell) for cell in cells} | {id(x) for x in held if _can_keep(x)}
-
-
-def _contents(cells: Iterable) -> Iterator[object]:
-    for cell in cells:
-        try:
-            yield cell.cell_contents
-        except ValueError:  # a name that has no value yet
-            continue
-
-
-def _can_keep(x: object) -> bool:
-    if isinstance(x, (FunctionType, type, ModuleType, torch.nn.Module, ModelPatcher)):
-        return False
-    return isinstance(x, (list, dict)) or hasattr(x, "__dict__")
-
-
-def pair_of(name: str) -> str:
-    """The name of the patches before an attention, for those behind it, and the other way round."""
-    if name.endswith("_output_patch"):
-        return name.removesuffix("_output_patch") + "_patch"
-    return name.removesuffix("_patch") + "_output_patch"
-
-
-def sees_all(guidance: set[int], pair: Sequence = ()) -> Callable[[Callable], bool]:
-    """Whether a patch must get all rows at once: it keeps something for guidance, or for its `pair` around an attention.
-
-    guidance: identities of what the functions that see all rows keep (`kept_by`).
-    """
-    kept = guidance.union(*map(kept_by, pair))
-    return lambda patch: not kept_by(patch).isdisjoint(kept)
 
 
 _VALUES = {"attn1_patch": 3, "attn2_patch": 3, "output_block_patch": 2}  # how many of its arguments a patch returns; else 1

@@ -20,7 +20,8 @@ from .model_parts import (
     replace_patches,
     whole_parts,
 )
-from .per_stream import KEY, StreamPatch, kept_by
+from .patch_state import kept_by
+from .per_stream import KEY, StreamPatch
 
 STREAMS = ("foreground", "background", "blended")
 _FOREGROUND = frozenset({"foreground"})
