@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     foreground, background, blended = made(options)
     if options.sheet:
         rows = [int(row) for row in options.rows.split(",")]
-        sheet(*(pictures[rows] for pictures in (foreground, background, blended))).save(options.sheet, quality=85)
+        sheet(*(pictures[rows] for pictures in (foreground, background, blended))).save(options.sheet, quality=80, optimize=True)
         return 0
     say = sys.stdout.write
     pasted = compositing.alpha_over(foreground, background)
