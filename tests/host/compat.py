@@ -7,6 +7,7 @@ import inspect
 import runs
 import tiny
 import torch
+from once import again, once
 from runs import NAMES, models, prompts
 
 import nodes
@@ -44,13 +45,13 @@ def streams_equal_stock(pair=None, streams=None, negative=None, negatives=None, 
     base, foreground = pair or models()
     streams = streams or prompts()
     own = {} if cfgs is None else dict(zip(("cfg_foreground", "cfg_blended", "cfg_background"), cfgs))
-    layers, _ = runs.layered(
-        (base, foreground), streams, negative=negative, negatives=negatives, strength=0.0, **own, **run
+    layers, _ = again(
+        runs.layered, (base, foreground), streams, negative=negative, negatives=negatives, strength=0.0, **own, **run
     )
     for i, (name, model, layer) in enumerate(zip(NAMES, (foreground, base, base), layers)):
         alone = dict(run) if cfgs is None else {**run, "cfg": cfgs[i]}
         alone = {k: v for k, v in alone.items() if k in inspect.signature(runs.stock).parameters}
-        expected = runs.stock(model, streams[i], negative=(negatives or [None] * 3)[i] or negative, **alone)
+        expected = once(runs.stock, model, streams[i], negative=(negatives or [None] * 3)[i] or negative, **alone)
         assert expected.isfinite().all()
         gap = ((layer - expected).abs().max() / expected.std()).item()
         assert gap <= tolerance, f"{name} differs from the stock KSampler's by {gap:.1e}"
@@ -59,7 +60,7 @@ def streams_equal_stock(pair=None, streams=None, negative=None, negatives=None, 
 def blends(pair=None, streams=None, **run) -> None:
     """Assert that a run with blending is finite and that its layers differ from those without."""
     run = {"steps": TWO_STEPS, **run}
-    quiet, _ = runs.layered(pair, streams, strength=0.0, **run)
+    quiet, _ = once(runs.layered, pair, streams, strength=0.0, **run)
     for mode in ("exact", "previous_step"):
         layers, record = runs.layered(pair, streams, prior_mode=mode, **run)
         assert len(record.maps) == run["steps"]
@@ -76,4 +77,5 @@ def has_effect(model, positive=None, **stock) -> None:
     """Assert that `model` and the plain one make different pictures, so that an equality test proves something."""
     stock = {"steps": TWO_STEPS, **stock}
     positive = positive or prompts()[1]
-    assert different(runs.stock(model, positive, **stock), runs.stock(models()[0], positive, **stock)), "no effect"
+    with_it, plain = (once(runs.stock, each, positive, **stock) for each in (model, models()[0]))
+    assert different(with_it, plain), "no effect"

@@ -10,6 +10,7 @@ import tiny
 import torch
 from comfy_extras import nodes_custom_sampler as core_nodes
 from compat import blends, core, different, node, streams_equal_stock
+from once import once
 from runs import NAMES, NEGATIVE, empty_latent, layered, models, prompts, slow, stock
 
 from layerfusion_pack.nodes.custom_sampling import (
@@ -66,8 +67,10 @@ CHANGES = {
 def test_conditioning_node_on_one_stream(change, stream):
     streams = on(stream, CHANGES[change])
     model = models()[1 if stream == 0 else 0]
-    assert different(stock(model, streams[stream], steps=4), stock(model, prompts()[stream], steps=4)), "no effect"
-    streams_equal_stock(streams=streams, steps=4)
+    steps = 4 if change == "timestep range" else 2
+    with_it, without = (once(stock, model, each[stream], steps=steps) for each in (streams, prompts()))
+    assert different(with_it, without), "no effect"
+    streams_equal_stock(streams=streams, steps=steps)
 
 
 @pytest.mark.parametrize("change", ["timestep range", "mask", "combine"])
@@ -76,13 +79,14 @@ def test_conditioning_node_on_every_stream(change):
     streams = prompts()
     streams[0] = core("ConditioningCombine", CHANGES[change](streams[0]), tiny.conditioning(31))
     streams[2] = CHANGES[change](streams[2])
-    streams_equal_stock(streams=streams, steps=4)
-    blends(streams=streams, steps=4)
+    steps = 4 if change == "timestep range" else 2
+    streams_equal_stock(streams=streams, steps=steps)
+    blends(streams=streams, steps=steps)
 
 
 @pytest.mark.parametrize("change", ["timestep range", "mask", "combine", "zeroed"])
 def test_conditioning_node_on_the_negative(change):
-    streams_equal_stock(negative=CHANGES[change](NEGATIVE), steps=4)
+    streams_equal_stock(negative=CHANGES[change](NEGATIVE), steps=4 if change == "timestep range" else 2)
 
 
 def test_masks_of_a_batch():
@@ -107,10 +111,12 @@ def test_a_negative_for_each_stream():
     long = tiny.conditioning(50, tokens=154, eos=None)
     two = core("ConditioningCombine", tiny.conditioning(51, eos=None), tiny.conditioning(52, eos=None))
     negatives = [long, None, two]
-    assert different(stock(models()[0], prompts()[2], negative=two), stock(models()[0], prompts()[2]))
+    base, _ = models()
+    with_two, with_one = (once(stock, base, prompts()[2], negative=each, steps=2) for each in (two, None))
+    assert different(with_two, with_one)
     streams_equal_stock(negatives=negatives)
     found, _ = layered(negatives=negatives, steps=2)
-    assert different(found[2], layered(steps=2)[0][2])
+    assert different(found[2], once(layered, steps=2)[0][2])
 
 
 def test_guidance_for_each_stream():
@@ -120,7 +126,7 @@ def test_guidance_for_each_stream():
 
 def test_guidance_for_each_stream_that_is_the_same():
     same, _ = layered(cfg=1.0, cfg_foreground=5.0, cfg_blended=5.0, cfg_background=5.0, steps=2)
-    assert all(torch.equal(a, b) for a, b in zip(same, layered(cfg=5.0, steps=2)[0]))
+    assert all(torch.equal(a, b) for a, b in zip(same, once(layered, cfg=5.0, steps=2)[0]))
 
 
 def refuse(match: str, change):
@@ -176,7 +182,7 @@ def in_order(by_layer: dict) -> list:
 
 
 def expected() -> list[torch.Tensor]:
-    return layered(negatives=in_order(OWN), steps=2, **SCALES)[0]
+    return once(layered, negatives=in_order(OWN), steps=2, **SCALES)[0]
 
 
 def test_the_samplers_inputs_are_those_of_their_layer():

@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 from compat import blends, core, different, streams_equal_stock
+from once import once
 from runs import NAMES, NEGATIVE, empty_latent, layered, models, prompts, slow, stock
 
 from layerfusion_pack.layerfusion_core.host.stream_control import StreamControl
@@ -62,8 +63,8 @@ KINDS = ["controlnet", "t2i"]
 def test_control_on_one_stream(kind, stream):
     streams, negative = controlled(kind, stream)
     model = models()[1 if stream == 0 else 0]
-    alone = stock(model, streams[stream], negative=negative)
-    assert different(alone, stock(model, prompts()[stream]))
+    alone = once(stock, model, streams[stream], negative=negative, steps=2)
+    assert different(alone, once(stock, model, prompts()[stream], steps=2))
     negatives = [negative if i == stream else None for i in range(3)]
     streams_equal_stock(streams=streams, negatives=negatives)
 
@@ -132,7 +133,7 @@ def test_control_at_cfg_one_and_with_another_number_of_prompts():
 @pytest.mark.parametrize("kind", KINDS)
 def test_control_on_the_foreground_steers_the_masks(kind):
     """The prior pass sees the foreground's control and no other stream's."""
-    plain = layered(steps=2)[1]
+    plain = once(layered, steps=2)[1]
     streams, negative = controlled(kind, 0)
     blends(streams=streams)
     record = layered(streams=streams, negatives=[negative, None, None], steps=2)[1]

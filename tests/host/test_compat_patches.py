@@ -9,6 +9,7 @@ import tiny
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from compat import blends, has_effect, node, pair_of, streams_equal_stock
+from once import once
 from runs import NAMES, close, layered, models, prompts, stock
 
 from layerfusion_pack.nodes.patches import LayerFusionLimitPatches
@@ -58,7 +59,7 @@ def test_on_chosen_streams(chosen):
     layers, _ = layered(pair, strength=0.0, steps=2)
     for i, (name, layer) in enumerate(zip(NAMES, layers)):
         model = pair_of(patched if name in chosen else plain)[0 if i else 1]
-        assert close(layer, stock(model, prompts()[i], steps=2)), name
+        assert close(layer, once(stock, model, prompts()[i], steps=2)), name
     if chosen:
         blends(pair, sampler="euler")
 
@@ -71,7 +72,7 @@ def test_two_on_different_streams():
     pair = pair_of(both)
     layers, _ = layered(pair, strength=0.0, steps=2)
     for i, seed in enumerate((1, 1, 2)):
-        assert close(layers[i], stock(pair_of(with_image(plain, seed))[0 if i else 1], prompts()[i], steps=2))
+        assert close(layers[i], once(stock, pair_of(with_image(plain, seed))[0 if i else 1], prompts()[i], steps=2))
 
 
 def test_without_layerfusion_they_act_as_ever():
@@ -87,8 +88,8 @@ def test_with_perturbed_attention_guidance():
     plain = node(pag, models()[0], 3.0)
     pair = pair_of(limited(plain, with_image(plain), "background"))
     layers, _ = layered(pair, strength=0.0, steps=2)
-    assert close(layers[2], stock(with_image(plain), prompts()[2], steps=2))
-    assert close(layers[1], stock(plain, prompts()[1], steps=2))
+    assert close(layers[2], once(stock, with_image(plain), prompts()[2], steps=2))
+    assert close(layers[1], once(stock, plain, prompts()[1], steps=2))
 
 
 def test_moving_and_loading_reach_the_limited_patch():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import runs
 import tiny
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from once import once
 from runs import close, layered, models, prompts, stock
 
 
@@ -43,19 +43,26 @@ GUESTS = {
 }
 
 
+def equals_stock(pair) -> None:
+    """Assert that without blending every stream is its stock run."""
+    base, foreground = pair
+    layers, _ = layered(pair, strength=0.0, steps=2)
+    for model, prompt, layer in zip((foreground, base, base), prompts(), layers):
+        assert close(layer, once(stock, model, prompt, steps=2))
+
+
 @pytest.mark.parametrize("guest", GUESTS, ids=str)
 def test_foreign_patches_still_act_on_every_stream(guest):
     base, foreground = patched(GUESTS[guest])
-    plain = stock(models()[0], prompts()[1])
-    assert not close(stock(base, prompts()[1]), plain, 1e-2), "the guest has no effect; the test would prove nothing"
-    layers, _ = layered((base, foreground), strength=0.0)
-    for model, prompt, layer in zip((foreground, base, base), prompts(), layers):
-        assert close(layer, stock(model, prompt))
+    plain = once(stock, models()[0], prompts()[1], steps=2)
+    with_guest = once(stock, base, prompts()[1], steps=2)
+    assert not close(with_guest, plain, 1e-2), "the guest has no effect; the test would prove nothing"
+    equals_stock((base, foreground))
 
 
 def test_foreign_patches_act_while_blending():
     for how in (GUESTS["attn2 replace, all layers"], GUESTS["attn1 output"]):
-        with_guest, without = layered(patched(how))[0], layered()[0]
+        with_guest, without = layered(patched(how), steps=2)[0], once(layered, steps=2)[0]
         assert all(not close(a, b, 1e-2) for a, b in zip(with_guest, without))
 
 
@@ -67,9 +74,7 @@ def test_lora_on_both_models():
     base, _ = models()
     base = tiny.with_foreground(base, user_lora(base))
     foreground = tiny.with_foreground(base, tiny.foreground_file(base))
-    layers, _ = layered((base, foreground), strength=0.0)
-    for model, prompt, layer in zip((foreground, base, base), prompts(), layers):
-        assert close(layer, stock(model, prompt))
+    equals_stock((base, foreground))
 
 
 @pytest.mark.parametrize("side", ["base", "foreground"])
@@ -79,9 +84,7 @@ def test_attention_lora_on_one_model_only(side):
         base = tiny.with_foreground(base, user_lora(base), 0.7)
     else:
         foreground = tiny.with_foreground(foreground, user_lora(base), 0.7)
-    layers, _ = layered((base, foreground), strength=0.0)
-    for model, prompt, layer in zip((foreground, base, base), prompts(), layers):
-        assert close(layer, stock(model, prompt))
+    equals_stock((base, foreground))
 
 
 def test_full_differences_on_attention():
@@ -95,8 +98,8 @@ def test_full_differences_on_attention():
     }
     foreground = base.clone()
     foreground.add_patches(deltas, 0.8)
-    layers, _ = layered((base, foreground), strength=0.0)
-    assert close(layers[0], stock(foreground, prompts()[0]))
+    layers, _ = layered((base, foreground), strength=0.0, steps=2)
+    assert close(layers[0], once(stock, foreground, prompts()[0], steps=2))
 
 
 def perturbed(scale: float):
@@ -115,24 +118,22 @@ def perturbed(scale: float):
 
 def test_perturbed_attention_guidance_acts_on_every_stream():
     base, foreground = perturbed(2.0)
-    assert not close(stock(base, prompts()[1]), stock(models()[0], prompts()[1]), 1e-2)
-    layers, _ = layered((base, foreground), strength=0.0)
-    for model, prompt, layer in zip((foreground, base, base), prompts(), layers):
-        assert close(layer, stock(model, prompt))
+    assert not close(*(once(stock, model, prompts()[1], steps=2) for model in (base, models()[0])), 1e-2)
+    equals_stock((base, foreground))
 
 
 @pytest.mark.parametrize("mode", ["exact", "previous_step"])
 def test_perturbed_attention_guidance_does_not_disturb_the_masks(mode):
-    found, record = layered(perturbed(0.0), prior_mode=mode)
-    expected, _ = layered(prior_mode=mode)
-    assert len(record.maps) == runs.STEPS
+    found, record = layered(perturbed(0.0), prior_mode=mode, steps=2)
+    expected, _ = once(layered, prior_mode=mode, steps=2)
+    assert len(record.maps) == 2
     assert all(close(a, b) for a, b in zip(found, expected))
 
 
 def test_second_run_finds_the_delta_loaded():
     base, foreground = models()
-    layered()
+    layered(steps=1)
     kept = foreground.attachments["layerfusion_delta"][1]
-    layered()
+    layered(steps=1)
     assert foreground.attachments["layerfusion_delta"][1] is kept
     assert torch.equal(next(iter(kept.model.parameters())), next(iter(kept.model.parameters())))

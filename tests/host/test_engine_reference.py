@@ -58,7 +58,7 @@ def compare(
     size=(16, 16),
     batch=1,
     cfg=5.0,
-    steps=4,
+    steps=3,
     sampler="euler",
     tolerance=TOLERANCE,
     **options,
@@ -139,7 +139,7 @@ def test_prompt_without_token_positions():
     ids=str,
 )
 def test_options(options):
-    compare(**options)
+    compare(**options, steps=4)
 
 
 def test_second_order_sampler():

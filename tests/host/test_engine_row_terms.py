@@ -10,6 +10,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.torch_helpers.torch_compile import set_torch_compile_wrapper
 from compat import streams_equal_stock
+from once import once
 from runs import close, empty_latent, layered, models, prompts, slow, stock
 
 from layerfusion_pack.layerfusion_core.host.delta import foreground_delta
@@ -48,7 +49,7 @@ def test_every_kind_of_module(place):
     differences = tiny.deltas(base, lambda key: PLACES[place] in key, scale=1.0)
     assert differences
     foreground = tiny.with_deltas(base, differences)
-    assert not close(stock(foreground, prompts()[0], steps=2), stock(base, prompts()[0], steps=2), 1e-3)
+    assert not close(*(once(stock, model, prompts()[0], steps=2) for model in (foreground, base)), 1e-3)
     streams_equal_stock((base, foreground))
 
 
@@ -73,9 +74,9 @@ def test_batches_odd_sizes_and_samplers(options):
 def test_cond_and_uncond_apart_equal_together(monkeypatch):
     base, _ = models()
     pair = (base, conv_model(base))
-    together = layered(pair)[0]
+    together = layered(pair, steps=2)[0]
     monkeypatch.setattr(base.model, "memory_required", lambda *args, **kwargs: float("inf"))
-    assert all(close(a, b) for a, b in zip(layered(pair)[0], together))
+    assert all(close(a, b) for a, b in zip(layered(pair, steps=2)[0], together))
 
 
 def test_difference_of_the_base_model():
@@ -110,17 +111,17 @@ def test_users_lora_outside_attention_on_the_foreground_only(mid):
     assert {len(base.model.state_dict()[key].shape) for key in patches} == {2, 4}
     foreground = foreground.clone()
     assert len(foreground.add_patches(patches, 0.8)) == len(patches)
-    assert not close(stock(foreground, prompts()[0]), stock(models()[1], prompts()[0]), 1e-2)
+    assert not close(*(once(stock, model, prompts()[0], steps=2) for model in (foreground, models()[1])), 1e-2)
     streams_equal_stock((base, foreground))
 
 
 def test_nothing_is_left_on_the_models():
     base, _ = models()
     foreground = conv_model(base)
-    before = [stock(base, prompts()[1]), stock(foreground, prompts()[0])]
-    expected = layered((base, foreground))[0]
+    before = [once(stock, base, prompts()[1], steps=2), stock(foreground, prompts()[0], steps=2)]
+    expected = layered((base, foreground), steps=2)[0]
     assert not any(module._forward_hooks for module in base.model.modules())
-    after = [stock(base, prompts()[1]), stock(foreground, prompts()[0])]
+    after = [stock(base, prompts()[1], steps=2), stock(foreground, prompts()[0], steps=2)]
     assert all(torch.equal(a, b) for a, b in zip(before, after))
 
     calls = []
@@ -133,13 +134,13 @@ def test_nothing_is_left_on_the_models():
     handle = base.model.diffusion_model.output_blocks[1][0].register_forward_pre_hook(interrupt)
     try:
         with pytest.raises(comfy.model_management.InterruptProcessingException):
-            layered((base, foreground))
+            layered((base, foreground), steps=2)
     finally:
         handle.remove()
     assert not any(module._forward_hooks for module in base.model.modules())
-    after = [stock(base, prompts()[1]), stock(foreground, prompts()[0])]
+    after = [stock(base, prompts()[1], steps=2), stock(foreground, prompts()[0], steps=2)]
     assert all(torch.equal(a, b) for a, b in zip(before, after))
-    assert all(torch.equal(a, b) for a, b in zip(layered((base, foreground))[0], expected))
+    assert all(torch.equal(a, b) for a, b in zip(layered((base, foreground), steps=2)[0], expected))
 
 
 def test_demo_models():
@@ -149,7 +150,8 @@ def test_demo_models():
     ).result
     foreground = tiny.with_deltas(foreground, tiny.deltas(base, tiny.in_conv_file))
     streams = [on_foreground, on_blended, on_background]
-    assert not close(stock(foreground, on_foreground, negative=negative), stock(base, on_foreground, negative=negative), 0.1)
+    found = (once(stock, model, on_foreground, negative=negative, steps=2) for model in (foreground, base))
+    assert not close(*found, 0.1)
     streams_equal_stock((base, foreground), streams, negative)
 
 
@@ -219,7 +221,7 @@ def test_half_precision(dtype):
     base = tiny.tiny_sdxl(dtype=dtype)
     half = layered((base, conv_model(base)), steps=2)[0]
     base, _ = models()
-    full = layered((base, conv_model(base)), steps=2)[0]
+    full = once(layered, (base, conv_model(base)), steps=2)[0]
     for a, b in zip(half, full):
         assert a.isfinite().all() and (a - b).std() < 0.1 * b.std()
 
@@ -236,8 +238,8 @@ def test_compiled_layers_run_as_written():
         return graph.forward
 
     base, _ = models()
-    plain = layered((base, conv_model(base)), steps=2)[0]
-    expected = stock(base, prompts()[1], steps=2)
+    plain = once(layered, (base, conv_model(base)), steps=2)[0]
+    expected = once(stock, base, prompts()[1], steps=2)
     base = base.clone()
     set_torch_compile_wrapper(base, backend=backend, keys=["diffusion_model.out"])
     pair = (base, conv_model(base))

@@ -10,6 +10,7 @@ import pairs
 import pytest
 import torch
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+from once import once
 from runs import NAMES, SEED, STEPS, close, empty_latent, layered, models, prompts, slow, stock
 from test_guider_nodes import advanced, guider_of, stacked
 
@@ -46,7 +47,7 @@ def left_half(size: int = 128) -> torch.Tensor:
 def test_kept_layers_come_back_bit_equal_and_act_on_the_others(name, sampler):
     latent = picture()
     found, record = layered(latent=give(**{name: latent}), sampler=sampler)
-    plain, _ = layered(sampler=sampler)
+    plain, _ = once(layered, sampler=sampler)
     i = NAMES.index(name)
     assert torch.equal(found[i], latent["samples"])
     assert len(record.maps) >= STEPS
@@ -55,8 +56,9 @@ def test_kept_layers_come_back_bit_equal_and_act_on_the_others(name, sampler):
 
 
 def test_a_kept_background_acts_on_the_blended_picture_in_modes_that_read_it():
+    kept = give(background=picture())
     for mode in ("from_background", "share"):
-        found, plain = layered(latent=give(background=picture()), background_mode=mode)[0], layered(background_mode=mode)[0]
+        found, plain = (layered(background_mode=mode, steps=2, **latent)[0] for latent in ({"latent": kept}, {}))
         assert not close(found[1], plain[1], 1e-2), mode
 
 
@@ -64,7 +66,7 @@ def test_prior_pass_reads_the_given_foreground():
     """Its masks at the first step are those of the given foreground, noised to that level."""
     latent = picture()
     first = layered(latent=give(foreground=latent))[1].images(0)["soft"]
-    assert not torch.allclose(first, layered()[1].images(0)["soft"], atol=1e-3)
+    assert not torch.allclose(first, once(layered)[1].images(0)["soft"], atol=1e-3)
     noisy = layered(latent=latent)[1].images(0)["soft"]  # all streams start from it, as img2img at denoise 1
     assert torch.allclose(first, noisy, atol=2e-2)
 
@@ -73,7 +75,7 @@ def test_prior_pass_reads_the_given_foreground():
 def test_empty_given_layers_without_keep_are_a_plain_run(keep):
     """keep 0 of empty latents is the plain run bit for bit; with keep above 0 it is not."""
     latents = {name: empty_latent() for name in NAMES}
-    found, plain = layered(latent=give(keep, **latents))[0], layered()[0]
+    found, plain = layered(latent=give(keep, **latents))[0], once(layered)[0]
     equal = [torch.equal(a, b) for a, b in zip(found, plain)]
     assert equal == [keep == 0.0] * 3
 
@@ -106,7 +108,7 @@ def test_partly_kept_layers_are_stock_img2img_from_their_step_on(keep, start):
     sigmas = comfy.samplers.KSampler(base, STEPS, "cpu", "euler", "normal", 1.0).sigmas
 
     def from_step(i):
-        return stock(base, prompts()[2], latent, sigmas=sigmas[i:])
+        return once(stock, base, prompts()[2], latent, sigmas=sigmas[i:])
 
     assert close(found, from_step(start), 0.02)
     assert not close(found, from_step(start - 1), 0.1)
@@ -134,7 +136,7 @@ def test_guider_path_is_the_ksampler_with_given_layers(sampler, batch):
 
 def test_layers_are_held_in_lock_step_of_two_checkpoints():
     latent = picture()
-    found, plain = layered(pairs.unlike(), latent=give(foreground=latent))[0], layered(pairs.unlike())[0]
+    found, plain = layered(pairs.unlike(), latent=give(foreground=latent))[0], once(layered, pairs.unlike())[0]
     assert torch.equal(found[0], latent["samples"]) and not close(found[1], plain[1], 1e-2)
 
 
@@ -149,10 +151,10 @@ def test_a_schedule_that_ends_early_leaves_noise_in_kept_layers_too():
 
 def test_batches_broadcast_and_pictures_do_not_mix():
     latent = give(foreground=picture(1, 2), background=picture(2))
-    both = layered(latent={**latent, "batch_index": [0, 1]})[0]
+    both = layered(latent={**latent, "batch_index": [0, 1]}, steps=2)[0]
     for i in range(2):
         one = {"samples": picture(1, 2)["samples"][i : i + 1]}
-        single = layered(latent={**give(foreground=one, background=picture(2)), "batch_index": [i]})[0]
+        single = layered(latent={**give(foreground=one, background=picture(2)), "batch_index": [i]}, steps=2)[0]
         assert all(close(b[i : i + 1], s) for b, s in zip(both, single))
         assert torch.equal(both[2][i : i + 1], picture(2)["samples"])
 
@@ -161,7 +163,8 @@ def test_a_noise_mask_in_a_given_latent_counts_like_a_mask():
     latent = picture()
     masked = give(background={**latent, "noise_mask": left_half()})
     expected = give(background=latent, background_mask=left_half())
-    assert all(torch.equal(a, b) for a, b in zip(layered(latent=masked)[0], layered(latent=expected)[0]))
+    found, expected = (layered(latent=latent, steps=2)[0] for latent in (masked, expected))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))
 
 
 def test_a_noise_mask_behind_the_node_acts_on_every_layer():
@@ -180,7 +183,7 @@ def test_other_mask_functions_still_act():
     (patched,) = getattr(run(base), "result", None) or run(base)
     soft = torch.linspace(0, 1, 128).expand(1, 128, 128)
     latent = {**give(background=picture()), "noise_mask": soft}
-    found, plain = layered((patched, foreground), latent=latent)[0], layered(latent=latent)[0]
+    found, plain = layered((patched, foreground), latent=latent, steps=2)[0], layered(latent=latent, steps=2)[0]
     assert torch.equal(found[2], picture()["samples"]) and not close(found[1], plain[1], 1e-2)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from comfy_extras import nodes_custom_sampler as core
 from compat import node
+from once import once
 from runs import NEGATIVE, SEED, STEPS, empty_latent, layered, models, prompts
 
 from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
@@ -54,7 +55,7 @@ def advanced(sampler, latent, options, pair=None, **run):
 @pytest.mark.parametrize("pair", [models, pairs.unlike], ids=["one checkpoint", "two checkpoints"])
 def test_guider_equals_ksampler(sampler, batch, pair):
     foreground, background, blended = advanced(sampler, empty_latent(batch), LayerFusionOptions(), pair())
-    expected, _ = layered(pair(), latent=empty_latent(batch), sampler=sampler)
+    expected, _ = once(layered, pair(), latent=empty_latent(batch), sampler=sampler)
     for found, layer in zip((foreground, blended, background), expected):
         assert torch.equal(found["samples"], layer)
         assert "batch_index" not in found

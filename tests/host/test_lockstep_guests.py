@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pairs
 import pytest
-import runs
 import tiny
 import torch
+from once import once
 from runs import close, layered, models, prompts, slow, stock
 from test_compat_control import controlled
 from test_compat_models import extra
@@ -26,8 +26,8 @@ def guested(side: int, how) -> tuple:
 
 def equals_stock(pair) -> bool:
     base, foreground = pair
-    layers, _ = layered(pair, strength=0.0)
-    expected = [stock(model, prompt) for model, prompt in zip((foreground, base, base), prompts())]
+    layers, _ = layered(pair, strength=0.0, steps=2)
+    expected = [once(stock, model, prompt, steps=2) for model, prompt in zip((foreground, base, base), prompts())]
     return all(close(found, picture) for found, picture in zip(layers, expected))
 
 
@@ -74,22 +74,22 @@ def test_lora_on_the_base():
 
 @pytest.mark.parametrize("guest", ["attn2 replace, all layers", "attn1 output", "unet function wrapper", "post cfg"])
 def test_guests_on_both_equal_the_single_pass(guest):
-    expected, _ = layered(patched(GUESTS[guest]))
+    expected, _ = layered(patched(GUESTS[guest]), steps=2)
     pair = [model.clone() for model in pairs.merged()]
     for model in pair:
         GUESTS[guest](model)
-    found, _ = layered(pair)
+    found, _ = layered(pair, steps=2)
     assert all(close(a, b) for a, b in zip(found, expected))
 
 
 @pytest.mark.parametrize("mode", ["exact", *slow("previous_step")])
 def test_perturbed_attention_guidance_on_the_base_guides_every_stream(mode):
     single = perturbed(2.0)
-    expected, _ = layered(single, prior_mode=mode)
-    found, record = layered((single[0], pairs.merged()[1]), prior_mode=mode)
-    assert len(record.maps) == runs.STEPS
+    expected, _ = layered(single, prior_mode=mode, steps=2)
+    found, record = layered((single[0], pairs.merged()[1]), prior_mode=mode, steps=2)
+    assert len(record.maps) == 2
     assert all(close(a, b) for a, b in zip(found, expected))
-    assert not close(found[0], layered(models(), prior_mode=mode)[0][0], 1e-2)
+    assert not close(found[0], once(layered, prior_mode=mode, steps=2)[0][0], 1e-2)
 
 
 @pytest.mark.parametrize("name", ["RescaleCFG", "PerturbedAttentionGuidance"])
@@ -125,7 +125,7 @@ def test_limited_patch_on_either_model():
     limited_foreground = limited(foreground, with_image(foreground, 2), "foreground")
     layers, _ = layered((limited_base, limited_foreground), strength=0.0, steps=2)
     for layer, model, prompt in zip(layers, (with_image(foreground, 2), base, with_image(base, 1)), prompts()):
-        assert close(layer, stock(model, prompt, steps=2))
+        assert close(layer, once(stock, model, prompt, steps=2))
 
 
 def test_limited_patch_on_the_other_model_is_refused():

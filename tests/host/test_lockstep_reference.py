@@ -43,4 +43,4 @@ def test_second_order_sampler_without_guidance():
 
 @pytest.mark.parametrize("options", [{"strength": 0.4}, {"end_percent": 0.6}, {"self_attention": False}], ids=str)
 def test_options(options):
-    compare_unlike(**options)
+    compare_unlike(**options, steps=4)
