@@ -40,8 +40,7 @@ GET_A_HOST = f"{hosts.GET_ONE}, and run this again"
 GET_NODE = "install Node.js 20 or newer (its program is called node), and run this again"
 NO_TESTS_COLLECTED = 5
 PARALLEL = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile", "--no-loadscope-reorder"]
-"""One single-threaded process per core, a test file at a time each; in the files' order, for by number of tests those with
-few long ones would come last and end on one core."""
+"""One single-threaded process per core, a test file at a time each; in the order of ``tests/conftest.py``, long ones first."""
 QUICK = ["-m", "not slow"]
 """Marks of a run of everything: without the tests that repeat at length what others show in short."""
 START_PYTEST = ("import os, sys; sys.path[:] = [p for p in sys.path if p not in ('', os.getcwd())]; "

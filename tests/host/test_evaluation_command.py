@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import importlib
 import json
 import os
 import re
@@ -11,9 +14,12 @@ import sys
 import time
 from pathlib import Path
 
+import comfy.utils
 import pytest
+import torch
 from PIL import Image
 
+from devtools import evaluate
 from layerfusion_pack.evaluation import plan
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -62,9 +68,31 @@ def test_ended_and_run_again(dev, tmp_path):
     assert "| adapt | 12 |" in (tmp_path / "table.md").read_text()
 
 
-def test_everything_the_page_shows(dev, tmp_path):
+@pytest.fixture
+def here(host, monkeypatch):
+    """`dev.py evaluate` with its scripts and its worker in this process, which spares each the start of a host.
+
+    The quick plan in two steps and at a quarter of its size.
+    """
+    smaller = dataclasses.replace(plan.SETTINGS_OF["quick"], size=plan.SETTINGS.size // 4, steps=2)
+    monkeypatch.setitem(plan.SETTINGS_OF, "quick", smaller)
+    monkeypatch.syspath_prepend(CHECKOUT / "evaluation")
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_ENABLED", comfy.utils.PROGRESS_BAR_ENABLED)
+
+    def script(checkout: Path, name: str, *arguments: str) -> None:
+        with torch.inference_mode(False):  # as in a process of its own: one of them trains
+            assert importlib.import_module(name.removesuffix(".py")).main(list(arguments)) == 0
+
+    monkeypatch.setattr(evaluate, "_script", script)
+    monkeypatch.setattr(evaluate, "_work", lambda command, jobs, out: script(CHECKOUT, Path(command[1]).name, *command[2:]))
+    parser = argparse.ArgumentParser()
+    evaluate.add_to(parser.add_subparsers())
+    return lambda *arguments: evaluate.run(CHECKOUT, host, parser.parse_args(["evaluate", *arguments]))
+
+
+def test_everything_the_page_shows(here, tmp_path):
     committed = (CHECKOUT / "docs" / "evidence.md").read_bytes()
-    finish(dev("--evidence", "--quick", "--out", str(tmp_path)))
+    assert here("--evidence", "--quick", "--out", str(tmp_path)) == 0
     page = (tmp_path / "page" / "evidence.md").read_text()
     for name, text in re.findall(r"<!-- table (\w+) -->\n(.*?)<!-- end -->", page, re.DOTALL):
         assert ("not made yet" in text) == (name == "modes"), name  # whose first pairs are left out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -13,7 +15,8 @@ from layerfusion_pack.layerfusion_core.masks import Masks, masks_of, norm
 from layerfusion_pack.layerfusion_core.options import BackgroundMode, LayerFusionOptions
 from layerfusion_pack.layerfusion_core.streams import StreamLayout
 
-STEPS = 6
+STEPS = 3
+LONG = experiments.FROZEN_AFTER + 2  # steps in which masks are frozen and stay so
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,7 @@ def maker() -> generate.Generator:
     return generate.Generator(models.load("demo"), models.Settings(size=64, steps=STEPS, cfg=4.5, ensemble=1))
 
 
-def run(maker: generate.Generator, name: str, mode: str = "adapt"):
+def run(maker: generate.Generator, name: str, mode: str = "adapt", steps: int = STEPS):
     """(latents of foreground, blended, background; the priors) of one pair with an experiment, "" for none."""
     pair = prompts.read(prompts.FOLDER / "demo.txt")[0]
     texts = [maker.conditioning([text]) for text in (pair.foreground, pair.blended_text, pair.background)]
@@ -29,15 +32,15 @@ def run(maker: generate.Generator, name: str, mode: str = "adapt"):
     with experiments.experiment(name):
         layers, record = sample_layers(
             maker.models.base, maker.models.foreground, texts, maker.conditioning([""]), maker.latent([pair]), s.seed,
-            s.steps, s.cfg, s.sampler, s.scheduler, 1.0, LayerFusionOptions(background_mode=mode),
+            steps, s.cfg, s.sampler, s.scheduler, 1.0, LayerFusionOptions(background_mode=mode),
         )  # fmt: skip
     return [layer["samples"] for layer in layers], record
 
 
 @pytest.fixture(scope="module")
 def plain(maker):
-    with torch.inference_mode():
-        return run(maker, "")
+    """A function: the run without an experiment, by mode and steps."""
+    return cache(lambda *how: run(maker, "", *how))
 
 
 @pytest.mark.parametrize("name", experiments.CHANGES)
@@ -45,10 +48,10 @@ def test_an_experiment_changes_the_layers_and_is_undone(maker, plain, name):
     owner, attribute, _ = experiments.CHANGES[name]
     before = getattr(owner, attribute)
     mode = "one_scene" if name in ("scene_tight", "scene_low") else "adapt"
-    layers, _ = run(maker, name, mode)
+    how = mode, LONG if name == "frozen" else STEPS
+    layers, _ = run(maker, name, *how)
     assert getattr(owner, attribute) is before
-    others = plain[0] if mode == "adapt" else run(maker, "", mode)[0]
-    assert max((a - b).abs().max() for a, b in zip(layers, others)) > 0.05
+    assert max((a - b).abs().max() for a, b in zip(layers, plain(*how)[0])) > 0.05
     with pytest.raises(RuntimeError), experiments.experiment(name):
         raise RuntimeError
     assert getattr(owner, attribute) is before
@@ -56,9 +59,9 @@ def test_an_experiment_changes_the_layers_and_is_undone(maker, plain, name):
 
 @pytest.mark.parametrize("name, own", [("once", 1), ("frozen", experiments.FROZEN_AFTER)])
 def test_masks_are_kept_from_the_evaluation_that_is_named(maker, name, own):
-    record = run(maker, name)[1]
+    record = run(maker, name, steps=LONG)[1]
     kept = [torch.equal(a.structure, b.structure) for a, b in zip(record.maps, record.maps[1:])]
-    assert kept == [False] * (own - 1) + [True] * (STEPS - own)
+    assert kept == [False] * (own - 1) + [True] * (LONG - own)
 
 
 def test_masks_of_one_prior(maker):
@@ -69,7 +72,7 @@ def test_masks_of_one_prior(maker):
 
 
 def test_words_are_not_the_end(maker, plain):
-    ours, theirs = run(maker, "words")[1].images(0), plain[1].images(0)
+    ours, theirs = run(maker, "words")[1].images(0), plain("adapt")[1].images(0)
     assert torch.equal(ours["structure"], theirs["structure"])
     assert not torch.allclose(ours["content"], theirs["content"], atol=0.05)
 

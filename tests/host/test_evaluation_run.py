@@ -1,42 +1,39 @@
-"""The evaluation as `dev.py evaluate` runs it: a worker process on the host, killed and resumed, then the report."""
+"""The evaluation as `dev.py evaluate` runs it: a worker on the host, killed and resumed, then the report."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
-import os
+import logging
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import comfy.supported_models
+import comfy.utils
 import folder_paths
 import tiny
 import tiny_checkpoint
 import torch
 from safetensors.torch import save_file
 
+from devtools import evaluate
 from layerfusion_pack.evaluation import generate, methods, models, prompts
 from layerfusion_pack.layerfusion_core.host.demo import MODELS
 
 EVALUATION = Path(__file__).resolve().parents[2] / "evaluation"
 
 
-def script(name: str, *arguments: str) -> str:
-    """Run a script of the evaluation; returns what it said."""
-    done = subprocess.run(
-        [sys.executable, str(EVALUATION / name), *arguments], capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout + done.stderr
-
-
-def test_run_resume_and_report(host, tmp_path):
+def test_run_resume_and_report(host, tmp_path, monkeypatch, caplog):
+    """Made in this process, then gone on with by a worker in its own, as `dev.py evaluate` starts it."""
     command = ["--host", str(host), "--out", str(tmp_path), "--n", "2", "--steps", "2", "--methods", "adapt,sequential",
                "--size", "128", "--ensemble", "1"]  # fmt: skip
-    assert "done 6 of 6" in script("run.py", *command)
+    monkeypatch.syspath_prepend(EVALUATION)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_ENABLED", comfy.utils.PROGRESS_BAR_ENABLED)
+    caplog.set_level(logging.INFO)
+    assert importlib.import_module("run").main(command) == 0
+    assert "done 6 of 6" in caplog.text
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert {(row["method"], row["index"]) for row in rows} == {
@@ -44,8 +41,9 @@ def test_run_resume_and_report(host, tmp_path):
     }
     assert all(row["alpha_iou"] == 1.0 for row in rows if row["method"] != "adapt")
     (tmp_path / "results.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:40])  # killed while it wrote
-    assert "done 1 of 1" in script("run.py", *command)
-    script("report.py", str(tmp_path))
+    evaluate._work([sys.executable, str(EVALUATION / "run.py"), *command], 1, tmp_path)
+    assert evaluate.progress([tmp_path / "worker-1.log"]) == (1, 1)
+    evaluate._script(EVALUATION.parent, "report.py", str(tmp_path))
     assert (tmp_path / "table.md").read_text().count("| 2 |") == 6
     assert (tmp_path / "index.html").read_text().count("<img ") == 6
 
