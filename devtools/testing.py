@@ -41,6 +41,8 @@ GET_NODE = "install Node.js 20 or newer (its program is called node), and run th
 NO_TESTS_COLLECTED = 5
 PARALLEL = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile", "--no-loadscope-reorder"]
 """One single-threaded process per core, a test file at a time each; in the order of ``tests/conftest.py``, long ones first."""
+SERVERS = ["-n", str(min(2, os.cpu_count() or 1)), *PARALLEL[2:]]
+"""No more than two: each process has a ComfyUI server, and for some tests a browser, of its own."""
 QUICK = ["-m", "not slow"]
 """Marks of a run of everything: without the tests that repeat at length what others show in short."""
 START_PYTEST = ("import os, sys; sys.path[:] = [p for p in sys.path if p not in ('', os.getcwd())]; "
@@ -90,7 +92,7 @@ def run(checkout: Path, host: Path | None, arguments: list[str]) -> int:
         if tier is WEB:
             results[tier.name] = _node(checkout, paths)
             continue
-        side_by_side = [] if tier.name == "server" else PARALLEL  # the server tier has one server
+        side_by_side = SERVERS if tier.name == "server" else PARALLEL
         results[tier.name] = _pytest(checkout, host, paths or [tier.folder], [*side_by_side, *marks, *options])
     if marks and results.keys() - {WEB.name}:
         not_run.append('NOT RUN: TESTS MARKED AS SLOW. What to do: add -m "" to this command.')

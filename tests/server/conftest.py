@@ -1,4 +1,4 @@
-"""One real ComfyUI server for the whole tier, started as a user's would be and asked over HTTP only."""
+"""One real ComfyUI server for the tests of a process, started as a user's would be and asked over HTTP only."""
 
 from __future__ import annotations
 
