@@ -24,8 +24,8 @@ sys.path += [str(CHECKOUT), str(CHECKOUT / "tests" / "unit")]
 import torch  # noqa: E402
 from published_unet1024 import PublishedUNet1024  # noqa: E402
 
-from layerfusion_core.transparent_decode import ENSEMBLES, decode_transparent  # noqa: E402
-from layerfusion_core.transparent_vae import DecoderConfig, TransparentDecoder  # noqa: E402
+from layerfusion_core.vae.decode import ENSEMBLES, decode_transparent  # noqa: E402
+from layerfusion_core.vae.decoder import DecoderConfig, TransparentDecoder  # noqa: E402
 
 MIB = 2**20
 

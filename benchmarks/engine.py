@@ -141,9 +141,9 @@ def main() -> int:
     import comfy.utils
     import torch
 
-    from layerfusion_pack.layerfusion_core.host.demo import load_demo
-    from layerfusion_pack.layerfusion_core.host.sampling import sample_layers
-    from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
+    from layerfusion_pack.layerfusion_core.host.models.demo import load_demo
+    from layerfusion_pack.layerfusion_core.host.sampling.ksampler import sample_layers
+    from layerfusion_pack.layerfusion_core.method.options import LayerFusionOptions
 
     comfy.utils.set_progress_bar_enabled(False)
     clock = {"wall": time.perf_counter, "cpu": time.process_time}[options.clock]

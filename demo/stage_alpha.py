@@ -21,8 +21,8 @@ from common import (
 )
 from safetensors.torch import load_file
 
-from layerfusion_core.transparent_files import decoder_config
-from layerfusion_core.transparent_vae import DecoderConfig, TransparentDecoder
+from layerfusion_core.vae.checkpoint import decoder_config
+from layerfusion_core.vae.decoder import DecoderConfig, TransparentDecoder
 
 CONFIG = DecoderConfig(widths=(16, 16, 32, 48, 64), attention=(False, False, False, False, True))
 HELD_OUT = 10_000_000

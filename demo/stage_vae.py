@@ -18,7 +18,7 @@ from common import (
 )
 from torch import Tensor
 
-from layerfusion_core.demo_autoencoder import DemoAutoencoder
+from layerfusion_core.vae.demo_autoencoder import DemoAutoencoder
 
 HELD_OUT = 10_000_000
 CONFIG = {"latent_channels": 4, "downscale": 8, "latent_scale": LATENT_SCALE}

@@ -84,8 +84,8 @@ def initialise(settings: Settings) -> None:
     from common import export
     from text_model import TextEncoders
 
-    from layerfusion_core.demo_autoencoder import DemoAutoencoder
-    from layerfusion_core.transparent_vae import TransparentDecoder
+    from layerfusion_core.vae.decoder import TransparentDecoder
+    from layerfusion_core.vae.demo_autoencoder import DemoAutoencoder
 
     torch.manual_seed(settings.seed)
     export(settings, "vae", DemoAutoencoder().state_dict(), stage_vae.CONFIG)

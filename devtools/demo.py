@@ -122,7 +122,7 @@ def write_sheet(out: Path, maps: dict[str, Image]) -> None:
     """Write layers.png: the three pictures in ``out`` (transparency as a checkerboard) and the maps, under labels."""
     from PIL import Image
 
-    from layerfusion_core import compositing
+    from layerfusion_core.layers import compositing
 
     layers = [(name, Image.open(out / f"{name}.png")) for name in STREAMS]
     height = max(SHEET_HEIGHT, layers[0][1].height)

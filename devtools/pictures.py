@@ -176,7 +176,7 @@ def _square(picture: Image) -> Image:
     """A picture of `SIDE` x `SIDE`, transparency as a checkerboard; masks keep their cells."""
     from PIL import Image
 
-    from layerfusion_core import compositing
+    from layerfusion_core.layers import compositing
 
     picture = picture.resize((SIDE, SIDE), Image.Resampling.NEAREST)
     return compositing.on_checkerboard(picture, 16) if "A" in picture.getbands() else picture.convert("RGB")
@@ -186,7 +186,7 @@ def _rows(rows: list[list[tuple[str, Image]]]) -> Image:
     """Labelled pictures, a row each."""
     from PIL import Image
 
-    from layerfusion_core import compositing
+    from layerfusion_core.layers import compositing
 
     made = [compositing.labelled_row([(label, _square(picture)) for label, picture in row]) for row in rows]
     whole = Image.new("RGB", (made[0].width, sum(row.height for row in made)))

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from layerfusion_pack.evaluation import drawings, models, plan, table
-    from layerfusion_pack.layerfusion_core import measures
+    from layerfusion_pack.layerfusion_core.layers import measures
 
     demo = models.load(options.models)
     lines = ["| objects | n | soft IoU | mean error of alpha | alpha of the body, drawn | the same, decoded |",

@@ -29,9 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from layerfusion_pack.evaluation import drawings, models
-    from layerfusion_pack.layerfusion_core import measures
-    from layerfusion_pack.layerfusion_core.compositing import alpha_over
-    from layerfusion_pack.layerfusion_core.host.transparent_encode import encode_transparent
+    from layerfusion_pack.layerfusion_core.host.models.transparent_encode import encode_transparent
+    from layerfusion_pack.layerfusion_core.layers import measures
+    from layerfusion_pack.layerfusion_core.layers.compositing import alpha_over
 
     demo, say = models.load(options.models), sys.stdout.write
     for glass in (False, True):

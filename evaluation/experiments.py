@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from ..layerfusion_core import prior_maps
-from ..layerfusion_core.host import engine, guider
-from ..layerfusion_core.host.conditioning import EOS_KEY
-from ..layerfusion_core.masks import Masks, grow, norm, resize_map
-from ..layerfusion_core.options import BackgroundMode
+from ..layerfusion_core.host.sampling import guider
+from ..layerfusion_core.host.sampling.conditioning import EOS_KEY
+from ..layerfusion_core.host.unet import patches as engine
+from ..layerfusion_core.method import prior_maps
+from ..layerfusion_core.method.masks import Masks, grow, norm, resize_map
+from ..layerfusion_core.method.options import BackgroundMode
 
 FROZEN_AFTER = 4  # evaluations
 

@@ -9,12 +9,12 @@ import comfy.sample
 import torch
 from torch import Tensor
 
-from ..layerfusion_core.compositing import alpha_over
-from ..layerfusion_core.host.conditioning import EOS_KEY, encode_prompt
-from ..layerfusion_core.host.sampling import sample_layers
-from ..layerfusion_core.measures import mask_flicker
-from ..layerfusion_core.options import LayerFusionOptions
-from ..layerfusion_core.prior_maps import PriorRecord
+from ..layerfusion_core.host.sampling.conditioning import EOS_KEY, encode_prompt
+from ..layerfusion_core.host.sampling.ksampler import sample_layers
+from ..layerfusion_core.layers.compositing import alpha_over
+from ..layerfusion_core.layers.measures import mask_flicker
+from ..layerfusion_core.method.options import LayerFusionOptions
+from ..layerfusion_core.method.prior_maps import PriorRecord
 from .experiments import experiment
 from .methods import Method
 from .models import Models, Settings

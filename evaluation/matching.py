@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     register_pack()
     import torch
 
-    from layerfusion_pack.layerfusion_core import compositing, matching
+    from layerfusion_pack.layerfusion_core.layers import compositing, matching
 
     torch.set_num_threads(1)
     foreground, background, blended = made(options)
@@ -98,7 +98,7 @@ def sheet(foreground, background, blended):
     """A row of labelled pictures per trio: what is wanted, what the layers give unmatched and matched, the parts."""
     from PIL import Image
 
-    from layerfusion_pack.layerfusion_core import compositing, matching
+    from layerfusion_pack.layerfusion_core.layers import compositing, matching
 
     matched = matching.match_layers([foreground], background, blended)
     columns = {
@@ -131,7 +131,7 @@ def decibels(pictures, wanted) -> str:
     """Median and tenth percentile of the PSNR."""
     import torch
 
-    from layerfusion_pack.layerfusion_core import measures
+    from layerfusion_pack.layerfusion_core.layers import measures
 
     found = measures.psnr(pictures, wanted)
     return f"{found.median():.1f}, {torch.quantile(found, 0.1):.1f}"
@@ -139,7 +139,7 @@ def decibels(pictures, wanted) -> str:
 
 def film(alpha, cover) -> str:
     """The table's columns for effects of alpha (N, H, W) under foregrounds of alpha `cover`."""
-    from layerfusion_pack.layerfusion_core import measures
+    from layerfusion_pack.layerfusion_core.layers import measures
 
     far = measures.outside(cover)
     means = (alpha * far).sum(dim=(1, 2)) / far.sum(dim=(1, 2)).clamp_min(1)
@@ -155,7 +155,7 @@ def flattened_by_others(foreground, background, blended, count: int) -> dict:
     import torch
     from PIL import Image
 
-    from layerfusion_pack.layerfusion_core import export, export_formats, matching
+    from layerfusion_pack.layerfusion_core.layers import export, export_formats, matching
 
     if not (count and export_formats.has_psd_tools()):
         return {}

@@ -82,16 +82,16 @@ def fingerprint(models: str) -> str:
 
 def load(models: str) -> Models:
     """Load "demo", a folder of demo files, or a folder with checkpoints and layer_model (see `files`)."""
-    from ..layerfusion_core.host.demo import MODELS, load_demo
+    from ..layerfusion_core.host.models.demo import MODELS, load_demo
 
     if is_demo(models):
         demo = load_demo(MODELS if models == "demo" else Path(models))
         return Models(demo.base, demo.foreground, demo.clip, demo.vae, demo.transparent_vae)
     import folder_paths
 
-    from ..layerfusion_core.foreground_weights import WANTED
-    from ..layerfusion_core.host.foreground import apply_foreground, load_foreground_weights
-    from ..layerfusion_core.host.transparent_vae import DECODER, load_transparent_vae
+    from ..layerfusion_core.host.models.foreground import apply_foreground, load_foreground_weights
+    from ..layerfusion_core.host.models.transparent_vae import DECODER, load_transparent_vae
+    from ..layerfusion_core.weights.formats import WANTED
     from ..nodes.loading import load_checkpoint
 
     folder = Path(models).absolute()

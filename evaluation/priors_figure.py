@@ -60,7 +60,7 @@ class _Foregrounds:
 
     def __call__(self, pairs: list):
         """Alpha (N, H, W), colour (N, H, W, 3) and the maps by name, (N, h, w) each, of `pairs` of equal prompt length."""
-        from layerfusion_pack.layerfusion_core.host.extract import extract_priors
+        from layerfusion_pack.layerfusion_core.host.sampling.extract import extract_priors
 
         maker = self.maker
         latent, texts = maker.latent(pairs), maker.conditioning([pair.foreground for pair in pairs])
@@ -73,8 +73,8 @@ class _Foregrounds:
 
 def _regions(alpha, tokens: int):
     """Tokens wholly inside and wholly outside the object (alpha > 0.25), (N, tokens, tokens) bool each."""
-    from layerfusion_pack.layerfusion_core import measures
-    from layerfusion_pack.layerfusion_core.masks import area_average
+    from layerfusion_pack.layerfusion_core.layers import measures
+    from layerfusion_pack.layerfusion_core.method.masks import area_average
 
     share = area_average(measures.inside(alpha).float(), (tokens, tokens))
     return share == 1.0, share == 0.0

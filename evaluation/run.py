@@ -114,7 +114,7 @@ def run_batch(out: Path, key: str, maker, method, pairs: list) -> None:
 
 def measure(trios, alone) -> dict:
     """All measures of a batch; alone: alpha of the foreground sampled without the other streams."""
-    from layerfusion_pack.layerfusion_core import measures
+    from layerfusion_pack.layerfusion_core.layers import measures
 
     found = measures.layer_measures(trios.foreground, trios.alpha, trios.background, trios.blended)
     return {**found, "alpha_iou": measures.soft_iou(trios.alpha, alone), "flicker": trios.flicker}

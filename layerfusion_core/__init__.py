@@ -1,1 +1,1 @@
-"""LayerFusion: the method in pure torch, and in `host` the few files that meet ComfyUI."""
+"""LayerFusion for ComfyUI without its nodes: pure rooms below, and in `host` those that meet ComfyUI."""

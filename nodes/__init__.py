@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..layerfusion_core.host.folders import layer_model_folder
+from ..layerfusion_core.host.models.folders import layer_model_folder
 from . import (
     conditioning,
     custom_sampling,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..layerfusion_core.host.conditioning import encode_prompt
+from ..layerfusion_core.host.sampling.conditioning import encode_prompt
 
 
 class LayerFusionTextEncode(io.ComfyNode):

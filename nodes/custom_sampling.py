@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..layerfusion_core.host.guider import LayerFusionGuider
-from ..layerfusion_core.host.stacked import split_latent, stack_latent
-from ..layerfusion_core.options import LayerFusionOptions
-from ..layerfusion_core.streams import StreamLayout
+from ..layerfusion_core.host.sampling.guider import LayerFusionGuider
+from ..layerfusion_core.host.sampling.stacked import split_latent, stack_latent
+from ..layerfusion_core.method.options import LayerFusionOptions
+from ..layerfusion_core.method.streams import StreamLayout
 from .floats import finite, float_input
 from .options import Options
 from .per_layer import negative_inputs, scale_inputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..layerfusion_core.host.demo import load_demo
+from ..layerfusion_core.host.models.demo import load_demo
 from .transparent import TransparentVae
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..layerfusion_core.host.given import given_latent
-from ..layerfusion_core.host.transparent_encode import straight_alpha
-from ..layerfusion_core.placing import place
-from ..layerfusion_core.streams import StreamLayout
+from ..layerfusion_core.host.models.transparent_encode import straight_alpha
+from ..layerfusion_core.host.sampling.given_layers import given_latent
+from ..layerfusion_core.layers.placing import place
+from ..layerfusion_core.method.streams import StreamLayout
 from .floats import finite, float_input
 from .pictures import check_effects
 

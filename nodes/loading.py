@@ -8,9 +8,8 @@ import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 
-from ..layerfusion_core.foreground_weights import PAGE, WANTED
-from ..layerfusion_core.host.families import require_sdxl
-from ..layerfusion_core.host.folders import (
+from ..layerfusion_core.host.models.families import require_sdxl
+from ..layerfusion_core.host.models.folders import (
     check_layer_model,
     file_choices,
     file_identity,
@@ -18,8 +17,9 @@ from ..layerfusion_core.host.folders import (
     layer_model_identity,
     layer_model_path,
 )
-from ..layerfusion_core.host.foreground import apply_foreground, load_foreground_weights
-from ..layerfusion_core.safetensors_header import read_header
+from ..layerfusion_core.host.models.foreground import apply_foreground, load_foreground_weights
+from ..layerfusion_core.weights.formats import PAGE, WANTED
+from ..layerfusion_core.weights.header import read_header
 from .floats import finite, float_input
 
 CATEGORY = "LayerFusion"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..layerfusion_core.compositing import difference_map
-from ..layerfusion_core.matching import CLEANLINESS, flattened, match_layers
+from ..layerfusion_core.layers.compositing import difference_map
+from ..layerfusion_core.layers.matching import CLEANLINESS, flattened, match_layers
 from .floats import finite, float_input
 from .pictures import check_pictures
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..layerfusion_core.options import BackgroundMode, LayerFusionOptions, NoiseMode, PriorMode
+from ..layerfusion_core.method.options import BackgroundMode, LayerFusionOptions, NoiseMode, PriorMode
 from .floats import finite, float_input
 from .per_layer import scale_inputs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..layerfusion_core.host.stream_patches import STREAMS, limit_patches
+from ..layerfusion_core.host.unet.stream_patches import STREAMS, limit_patches
 
 
 class LayerFusionLimitPatches(io.ComfyNode):

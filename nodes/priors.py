@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..layerfusion_core.host.extract import extract_priors
-from ..layerfusion_core.visualise import enlarge, prior_strip
+from ..layerfusion_core.host.sampling.extract import extract_priors
+from ..layerfusion_core.method.map_colors import enlarge, prior_strip
 from .floats import finite, float_input
 from .sampling import Priors
 

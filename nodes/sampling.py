@@ -5,8 +5,8 @@ from __future__ import annotations
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..layerfusion_core.host.sampling import sample_layers
-from ..layerfusion_core.options import LayerFusionOptions
+from ..layerfusion_core.host.sampling.ksampler import sample_layers
+from ..layerfusion_core.method.options import LayerFusionOptions
 from .floats import finite, float_input
 from .options import Options
 from .per_layer import negative_inputs

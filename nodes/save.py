@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from comfy.cli_args import args
 from comfy_api.latest import io
 
-from ..layerfusion_core.compositing import alpha_over, difference_map
-from ..layerfusion_core.export import LayerSet, PartlySaved, metadata_texts, save_set
-from ..layerfusion_core.export_formats import FORMATS, format_problem, writers
-from ..layerfusion_core.host.output import prefix_problem
-from ..layerfusion_core.host.viewer import mask_files
-from ..layerfusion_core.prior_maps import PriorRecord
+from ..layerfusion_core.host.output.prefixes import prefix_problem
+from ..layerfusion_core.host.output.viewer import mask_files
+from ..layerfusion_core.layers.compositing import alpha_over, difference_map
+from ..layerfusion_core.layers.export import LayerSet, PartlySaved, metadata_texts, save_set
+from ..layerfusion_core.layers.export_formats import FORMATS, format_problem, writers
+from ..layerfusion_core.method.prior_maps import PriorRecord
 from .floats import finite, float_input
 from .pictures import LAYERS, check_effects, check_pictures
 from .sampling import Priors

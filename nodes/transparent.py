@@ -9,13 +9,24 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..layerfusion_core.given import paste_pixels
-from ..layerfusion_core.host.folders import check_layer_model, file_choices, layer_model_files, layer_model_identity
-from ..layerfusion_core.host.given import given_picture
-from ..layerfusion_core.host.transparent_encode import encode_transparent, join_alpha
-from ..layerfusion_core.host.transparent_vae import DECODER, ENCODER, NO_ENCODER, TransparentVAE, load_transparent_vae
-from ..layerfusion_core.transparent_decode import ENSEMBLES, effect_warning
-from ..layerfusion_core.transparent_encode import OFFSET_SCALE
+from ..layerfusion_core.host.models.folders import (
+    check_layer_model,
+    file_choices,
+    layer_model_files,
+    layer_model_identity,
+)
+from ..layerfusion_core.host.models.transparent_encode import encode_transparent, join_alpha
+from ..layerfusion_core.host.models.transparent_vae import (
+    DECODER,
+    ENCODER,
+    NO_ENCODER,
+    TransparentVAE,
+    load_transparent_vae,
+)
+from ..layerfusion_core.host.sampling.given_layers import given_picture
+from ..layerfusion_core.layers.keep import paste_pixels
+from ..layerfusion_core.vae.decode import ENSEMBLES, effect_warning
+from ..layerfusion_core.vae.encode import OFFSET_SCALE
 from .floats import finite, float_input
 
 log = logging.getLogger(__name__)

@@ -128,8 +128,8 @@ def measure(unet: Path, weights: Path, merge: bool) -> None:
     import comfy.sd
     import torch
 
-    from layerfusion_pack.layerfusion_core.host.delta import foreground_delta
-    from layerfusion_pack.layerfusion_core.host.foreground import apply_foreground, load_foreground_weights
+    from layerfusion_pack.layerfusion_core.host.models.foreground import apply_foreground, load_foreground_weights
+    from layerfusion_pack.layerfusion_core.host.unet.delta import foreground_delta
 
     memory = Memory()
 

@@ -10,8 +10,8 @@ import tiny
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from layerfusion_pack.layerfusion_core.host.sampling import sample_layers
-from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
+from layerfusion_pack.layerfusion_core.host.sampling.ksampler import sample_layers
+from layerfusion_pack.layerfusion_core.method.options import LayerFusionOptions
 
 SEED, STEPS = 7, 4
 NAMES = ("foreground", "blended", "background")

@@ -16,7 +16,7 @@ from compat import blends, core, different, streams_equal_stock
 from once import once
 from runs import NAMES, NEGATIVE, empty_latent, layered, models, prompts, slow, stock
 
-from layerfusion_pack.layerfusion_core.host.stream_control import StreamControl
+from layerfusion_pack.layerfusion_core.host.sampling.stream_control import StreamControl
 
 STREAMS = [0, *slow(1), 2]
 

@@ -11,8 +11,8 @@ from compat import blends, has_effect, pair_of, streams_equal_stock
 from runs import models, prompts, slow
 from safetensors.torch import save_file
 
-from layerfusion_pack.layerfusion_core.foreground_weights import Packaging
-from layerfusion_pack.layerfusion_core.host.foreground import apply_foreground, load_foreground_weights
+from layerfusion_pack.layerfusion_core.host.models.foreground import apply_foreground, load_foreground_weights
+from layerfusion_pack.layerfusion_core.weights.formats import Packaging
 
 
 def pairs(base) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

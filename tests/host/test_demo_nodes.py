@@ -10,8 +10,8 @@ import latent_preview
 import pytest
 import torch
 
-from layerfusion_pack.layerfusion_core.host import demo
-from layerfusion_pack.layerfusion_core.host.conditioning import eos_column
+from layerfusion_pack.layerfusion_core.host.models import demo
+from layerfusion_pack.layerfusion_core.host.sampling.conditioning import eos_column
 from layerfusion_pack.nodes.conditioning import LayerFusionTextEncode
 from layerfusion_pack.nodes.demo import LayerFusionLoadDemo
 from layerfusion_pack.nodes.options import LayerFusionOptionsNode

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from layerfusion_pack.evaluation import generate, methods, models, plan, prompts
-from layerfusion_pack.layerfusion_core import measures
+from layerfusion_pack.layerfusion_core.layers import measures
 
 PAIRS = 6
 BATCH = 6

@@ -16,7 +16,7 @@ pytest.importorskip(
 )
 import reference
 
-from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
+from layerfusion_pack.layerfusion_core.method.options import LayerFusionOptions
 
 TOLERANCE = 1e-3  # of the latents' deviation in model space; a trained model's latents have deviation 1
 MODES = ["adapt", "adapt_self", "literal", "from_background", "off", "share", "one_scene"]

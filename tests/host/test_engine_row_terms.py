@@ -13,7 +13,7 @@ from compat import streams_equal_stock
 from once import once
 from runs import close, empty_latent, layered, models, prompts, slow, stock
 
-from layerfusion_pack.layerfusion_core.host.delta import foreground_delta
+from layerfusion_pack.layerfusion_core.host.unet.delta import foreground_delta
 from layerfusion_pack.nodes.conditioning import LayerFusionTextEncode
 from layerfusion_pack.nodes.demo import LayerFusionLoadDemo
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from layerfusion_pack.evaluation import experiments, generate, methods, models, prompts
-from layerfusion_pack.layerfusion_core.blending import blend
-from layerfusion_pack.layerfusion_core.host import engine
-from layerfusion_pack.layerfusion_core.host.sampling import sample_layers
-from layerfusion_pack.layerfusion_core.masks import Masks, masks_of, norm
-from layerfusion_pack.layerfusion_core.options import BackgroundMode, LayerFusionOptions
-from layerfusion_pack.layerfusion_core.streams import StreamLayout
+from layerfusion_pack.layerfusion_core.host.sampling.ksampler import sample_layers
+from layerfusion_pack.layerfusion_core.host.unet import patches as engine
+from layerfusion_pack.layerfusion_core.method.blending import blend
+from layerfusion_pack.layerfusion_core.method.masks import Masks, masks_of, norm
+from layerfusion_pack.layerfusion_core.method.options import BackgroundMode, LayerFusionOptions
+from layerfusion_pack.layerfusion_core.method.streams import StreamLayout
 
 STEPS = 3
 LONG = experiments.FROZEN_AFTER + 2  # steps in which masks are frozen and stay so

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from devtools import evaluate
 from layerfusion_pack.evaluation import generate, methods, models, prompts
-from layerfusion_pack.layerfusion_core.host.demo import MODELS
+from layerfusion_pack.layerfusion_core.host.models.demo import MODELS
 
 EVALUATION = Path(__file__).resolve().parents[2] / "evaluation"
 

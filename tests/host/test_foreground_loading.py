@@ -10,13 +10,13 @@ import torch
 from comfy.weight_adapter import LoRAAdapter
 from safetensors.torch import save_file
 
-from layerfusion_pack.layerfusion_core.foreground_weights import Packaging, parse
-from layerfusion_pack.layerfusion_core.host.families import family_name, require_sdxl
-from layerfusion_pack.layerfusion_core.host.foreground import (
+from layerfusion_pack.layerfusion_core.host.models.families import family_name, require_sdxl
+from layerfusion_pack.layerfusion_core.host.models.foreground import (
     ATTACHMENT,
     apply_foreground,
     load_foreground_weights,
 )
+from layerfusion_pack.layerfusion_core.weights.formats import Packaging, parse
 
 NAME = "diffusion_model.output_blocks.3.1.transformer_blocks.0.attn2.to_k.weight"
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 import nodes as host_nodes
-from layerfusion_pack.layerfusion_core.host import folders
-from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
+from layerfusion_pack.layerfusion_core.host.models import folders
+from layerfusion_pack.layerfusion_core.method.options import LayerFusionOptions
 from layerfusion_pack.nodes import conditioning, loading, sampling
 
 WEIGHTS = "layer_xl_transparent_attn.safetensors"

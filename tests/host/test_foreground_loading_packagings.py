@@ -9,8 +9,8 @@ import pytest
 import tiny
 import torch
 
-from layerfusion_pack.layerfusion_core.foreground_weights import Packaging, parse
-from layerfusion_pack.layerfusion_core.host.foreground import apply_foreground
+from layerfusion_pack.layerfusion_core.host.models.foreground import apply_foreground
+from layerfusion_pack.layerfusion_core.weights.formats import Packaging, parse
 
 RANK = 4
 

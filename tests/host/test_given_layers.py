@@ -14,8 +14,8 @@ from once import once
 from runs import NAMES, SEED, STEPS, close, empty_latent, layered, models, prompts, slow, stock
 from test_guider_nodes import advanced, guider_of, stacked
 
-from layerfusion_pack.layerfusion_core.host import given as host_given
-from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
+from layerfusion_pack.layerfusion_core.host.sampling import given_layers as host_given
+from layerfusion_pack.layerfusion_core.method.options import LayerFusionOptions
 from layerfusion_pack.nodes.given import LayerFusionGivenLayers, LayerFusionPlaceForeground
 
 SAMPLERS = ["euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "heun", "uni_pc", "ddim"]

@@ -10,8 +10,8 @@ from test_demo_nodes import models, prompts
 from test_guider_nodes import advanced
 from test_transparent_nodes import run
 
-from layerfusion_pack.layerfusion_core.host.given import KEEP_KEY, KEPT_KEY
-from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
+from layerfusion_pack.layerfusion_core.host.sampling.given_layers import KEEP_KEY, KEPT_KEY
+from layerfusion_pack.layerfusion_core.method.options import LayerFusionOptions
 from layerfusion_pack.nodes.given import LayerFusionGivenLayers
 from layerfusion_pack.nodes.sampling import LayerFusionKSampler
 from layerfusion_pack.nodes.transparent import LayerFusionDecode, LayerFusionEncode

@@ -11,7 +11,7 @@ from compat import node
 from once import once
 from runs import NEGATIVE, SEED, STEPS, empty_latent, layered, models, prompts
 
-from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
+from layerfusion_pack.layerfusion_core.method.options import LayerFusionOptions
 from layerfusion_pack.nodes.custom_sampling import (
     LayerFusionGuiderNode,
     LayerFusionSplitLatents,

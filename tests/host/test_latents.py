@@ -12,8 +12,8 @@ from runs import NEGATIVE, SEED, close, empty_latent, layered, models, prompts
 from test_given_layers import give, picture
 from test_guider_nodes import advanced, schedule
 
-from layerfusion_pack.layerfusion_core.host.given import KEEP_KEY, KEPT_KEY
-from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
+from layerfusion_pack.layerfusion_core.host.sampling.given_layers import KEEP_KEY, KEPT_KEY
+from layerfusion_pack.layerfusion_core.method.options import LayerFusionOptions
 from layerfusion_pack.nodes.given import LayerFusionGivenLayers
 from layerfusion_pack.nodes.sampling import LayerFusionKSampler
 

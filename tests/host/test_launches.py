@@ -9,8 +9,8 @@ import comfy.sample
 import pytest
 import torch
 
-from layerfusion_pack.layerfusion_core.host.sampling import sample_layers
-from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
+from layerfusion_pack.layerfusion_core.host.sampling.ksampler import sample_layers
+from layerfusion_pack.layerfusion_core.method.options import LayerFusionOptions
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 CONTEXT, POOLED = 64, 32

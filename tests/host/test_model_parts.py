@@ -10,10 +10,10 @@ from compat import has_effect, pair_of, streams_equal_stock
 from runs import layered, models
 from test_compat_models import extra
 
-from layerfusion_pack.layerfusion_core.foreground_weights import parse
-from layerfusion_pack.layerfusion_core.host.foreground import apply_foreground
-from layerfusion_pack.layerfusion_core.host.model_parts import alike
-from layerfusion_pack.layerfusion_core.host.stream_patches import with_foreground_patches
+from layerfusion_pack.layerfusion_core.host.models.foreground import apply_foreground
+from layerfusion_pack.layerfusion_core.host.unet.model_parts import alike
+from layerfusion_pack.layerfusion_core.host.unet.stream_patches import with_foreground_patches
+from layerfusion_pack.layerfusion_core.weights.formats import parse
 
 BEFORE = "before Apply Foreground Weights"
 

@@ -14,7 +14,7 @@ from compat import core
 from runs import NEGATIVE, close, layered, prompts
 from test_compat_control import controlled
 
-from layerfusion_pack.layerfusion_core.host.stream_control import StreamControl
+from layerfusion_pack.layerfusion_core.host.sampling.stream_control import StreamControl
 
 multigpu = pytest.importorskip("comfy.multigpu") if hasattr(comfy.model_management, "get_all_torch_devices") else None
 SECOND = torch.device("cpu", 0)

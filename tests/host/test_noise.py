@@ -15,9 +15,9 @@ from test_given_layers import left_half, picture
 from test_guider_nodes import advanced, guider_of, schedule, stacked
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from layerfusion_pack.layerfusion_core.host.noise import StepNoise
-from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
-from layerfusion_pack.layerfusion_core.streams import StreamLayout
+from layerfusion_pack.layerfusion_core.host.sampling.step_noise import StepNoise
+from layerfusion_pack.layerfusion_core.method.options import LayerFusionOptions
+from layerfusion_pack.layerfusion_core.method.streams import StreamLayout
 
 ODD = (15, 19)  # no multiple of 4 cells: noise for a batch is not noise for its pictures, drawn one by one
 

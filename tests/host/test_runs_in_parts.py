@@ -9,7 +9,7 @@ from runs import close, slow
 from test_given_layers import give, left_half, picture
 from test_guider_nodes import advanced_rows, schedule, stacked
 
-from layerfusion_pack.layerfusion_core.options import LayerFusionOptions
+from layerfusion_pack.layerfusion_core.method.options import LayerFusionOptions
 from layerfusion_pack.nodes.custom_sampling import LayerFusionSplitLatents
 
 APART = 0.02  # the host scales noise at the top level by 0.2 % more, which a part that starts lower takes for noise

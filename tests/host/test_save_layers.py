@@ -120,7 +120,7 @@ def test_formats_that_this_machine_cannot_write_are_refused_before_the_run(monke
 
 
 def test_a_format_that_fails_keeps_the_others_of_every_picture(output, save, monkeypatch):
-    from layerfusion_pack.layerfusion_core import export_formats
+    from layerfusion_pack.layerfusion_core.layers import export_formats
 
     monkeypatch.setattr(export_formats, "WEBP_SIDE", 20)
     with pytest.raises(ValueError, match="LayerFusion_00001 as WEBP: .* at most 20 x 20 .*LayerFusion_00002 as WEBP: .*All other"):
@@ -181,7 +181,7 @@ def test_formats_share_the_number(output, save):
 
 def record(samples: int, foregrounds: int = 1, steps: int = 2):
     """Priors as a run would record them, on a 3 x 2 grid."""
-    from layerfusion_pack.layerfusion_core.prior_maps import PriorMaps, PriorRecord
+    from layerfusion_pack.layerfusion_core.method.prior_maps import PriorMaps, PriorRecord
 
     generator = torch.Generator().manual_seed(1)
     block = ("output", 5, 0)
@@ -201,7 +201,7 @@ def temp(tmp_path, monkeypatch):
 
 
 def test_masks_for_the_viewer_are_temporary_files(output, temp, save):
-    from layerfusion_pack.layerfusion_core.visualise import heat
+    from layerfusion_pack.layerfusion_core.method.map_colors import heat
 
     priors = record(2)
     out = save(*pictures(2), priors=priors)

@@ -11,8 +11,8 @@ import torch
 from compat import core, different, pair_of, streams_equal_stock
 from runs import NAMES, layered, prompts, stock
 
-from layerfusion_pack.layerfusion_core.host.given import given_latent
-from layerfusion_pack.layerfusion_core.streams import StreamLayout
+from layerfusion_pack.layerfusion_core.host.sampling.given_layers import given_latent
+from layerfusion_pack.layerfusion_core.method.streams import StreamLayout
 
 
 @lru_cache(maxsize=1)

@@ -10,8 +10,8 @@ import torch
 from compat import pair_of, streams_equal_stock
 from runs import layered, models, prompts
 
-from layerfusion_pack.layerfusion_core.host import per_stream
-from layerfusion_pack.layerfusion_core.host.text_lengths import TextLengths, even, fill_up
+from layerfusion_pack.layerfusion_core.host.unet import per_stream
+from layerfusion_pack.layerfusion_core.host.unet.text_lengths import TextLengths, even, fill_up
 
 CHUNKS = (77, 231, 154)  # foreground, blended, background
 

@@ -6,13 +6,13 @@ import comfy.sd
 import pytest
 import torch
 
-from layerfusion_pack.layerfusion_core.compositing import alpha_over
-from layerfusion_pack.layerfusion_core.host.transparent_encode import (
+from layerfusion_pack.layerfusion_core.host.models.transparent_encode import (
     encode_transparent,
     join_alpha,
     posterior_deviation,
 )
-from layerfusion_pack.layerfusion_core.transparent_encode import over_grey, pad_color
+from layerfusion_pack.layerfusion_core.layers.compositing import alpha_over
+from layerfusion_pack.layerfusion_core.vae.encode import over_grey, pad_color
 
 
 class FlatVAE:
@@ -96,7 +96,7 @@ def test_the_offset_is_scaled_by_the_posterior(caplog):
 
 
 def test_round_trip_through_the_demonstration_models():
-    from layerfusion_pack.layerfusion_core.host.demo import load_demo
+    from layerfusion_pack.layerfusion_core.host.models.demo import load_demo
 
     try:
         demo = load_demo()

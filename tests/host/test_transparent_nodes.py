@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from layerfusion_pack.layerfusion_core.host.transparent_vae import TransparentVAE, load_transparent_vae
-from layerfusion_pack.layerfusion_core.transparent_decode import decode_transparent
-from layerfusion_pack.layerfusion_core.transparent_encode import EncoderConfig, OffsetEncoder
-from layerfusion_pack.layerfusion_core.transparent_vae import DecoderConfig, TransparentDecoder
+from layerfusion_pack.layerfusion_core.host.models.transparent_vae import TransparentVAE, load_transparent_vae
+from layerfusion_pack.layerfusion_core.vae.decode import decode_transparent
+from layerfusion_pack.layerfusion_core.vae.decoder import DecoderConfig, TransparentDecoder
+from layerfusion_pack.layerfusion_core.vae.encode import EncoderConfig, OffsetEncoder
 
 SMALL = DecoderConfig(widths=(8, 8, 16, 16, 16), attention=(False,) * 4 + (True,))
 

@@ -15,15 +15,15 @@ import torch
 from runs import empty_latent, layered, models, slow
 from safetensors.torch import save_file
 
-from layerfusion_pack.layerfusion_core.host import weight_files
-from layerfusion_pack.layerfusion_core.host.delta import foreground_delta
-from layerfusion_pack.layerfusion_core.host.folders import file_identity
-from layerfusion_pack.layerfusion_core.host.foreground import apply_foreground, load_foreground_weights
-from layerfusion_pack.layerfusion_core.host.management import keep_in_memory
-from layerfusion_pack.layerfusion_core.host.transparent_vae import TransparentVAE, read_weights
-from layerfusion_pack.layerfusion_core.transparent_encode import EncoderConfig, OffsetEncoder
-from layerfusion_pack.layerfusion_core.transparent_files import decoder_config, encoder_config
-from layerfusion_pack.layerfusion_core.transparent_vae import DecoderConfig, TransparentDecoder
+from layerfusion_pack.layerfusion_core.host.models import weight_files
+from layerfusion_pack.layerfusion_core.host.models.folders import file_identity
+from layerfusion_pack.layerfusion_core.host.models.foreground import apply_foreground, load_foreground_weights
+from layerfusion_pack.layerfusion_core.host.models.management import keep_in_memory
+from layerfusion_pack.layerfusion_core.host.models.transparent_vae import TransparentVAE, read_weights
+from layerfusion_pack.layerfusion_core.host.unet.delta import foreground_delta
+from layerfusion_pack.layerfusion_core.vae.checkpoint import decoder_config, encoder_config
+from layerfusion_pack.layerfusion_core.vae.decoder import DecoderConfig, TransparentDecoder
+from layerfusion_pack.layerfusion_core.vae.encode import EncoderConfig, OffsetEncoder
 
 SMALL = DecoderConfig(widths=(8, 8, 16, 16, 16), attention=(False,) * 4 + (True,))
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc/self/maps says what is mapped")

@@ -95,11 +95,11 @@ def load_demo(models_dir: Path | str = MODELS, foreground_strength: float = 1.0)
     used = text.pop("clip_l.used_ids")
 
     vae_weights, _ = read(folder / "vae.safetensors")
-    vae = core("demo_autoencoder").DemoAutoencoder.from_state_dict(vae_weights)
+    vae = core("vae.demo_autoencoder").DemoAutoencoder.from_state_dict(vae_weights)
 
     decoder_weights, _ = read(folder / "transparent_decoder.safetensors")
-    transparent = core("transparent_vae")
-    decoder = transparent.TransparentDecoder(core("transparent_files").decoder_config(decoder_weights))
+    transparent = core("vae.decoder")
+    decoder = transparent.TransparentDecoder(core("vae.checkpoint").decoder_config(decoder_weights))
     decoder.load_state_dict(decoder_weights)
 
     return DemoModels(
@@ -207,7 +207,7 @@ def generate(
 
     latents = {stream: latent / LATENT_SCALE for stream, latent in result.items()}
     pixels = {stream: (models.vae.decode(latent) + 1) / 2 for stream, latent in latents.items()}
-    colour, alpha = core("transparent_decode").decode_transparent(
+    colour, alpha = core("vae.decode").decode_transparent(
         models.transparent_decoder, pixels["foreground"], latents["foreground"], ensemble
     )
     soft, hard = figure_masks(priors, (width, height))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from layerfusion_pack.layerfusion_core.compositing import (
+from layerfusion_pack.layerfusion_core.layers.compositing import (
     alpha_over,
     as_image,
     checkerboard,

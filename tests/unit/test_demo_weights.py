@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from layerfusion_pack.layerfusion_core.demo_autoencoder import DemoAutoencoder
+from layerfusion_pack.layerfusion_core.vae.demo_autoencoder import DemoAutoencoder
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 MODELS = DEMO / "models"

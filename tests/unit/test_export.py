@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layerfusion_pack.layerfusion_core import export, part_files
-from layerfusion_pack.layerfusion_core.export import (
+from layerfusion_pack.layerfusion_core.layers import export, part_files
+from layerfusion_pack.layerfusion_core.layers.export import (
     LayerSet,
     PartlySaved,
     metadata_texts,
@@ -200,7 +200,7 @@ def test_a_format_that_fails_keeps_the_others(tmp_path):
 KILLED = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from layerfusion_core.export import save_set
+from layerfusion_core.layers.export import save_set
 def hang(file):
     file.write(b"half"); file.flush(); print("writing", flush=True); time.sleep(60)
 save_set(sys.argv[2], "a", 1, {"x": lambda file: file.write(b"X"), "y": hang})

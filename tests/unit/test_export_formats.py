@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layerfusion_pack.layerfusion_core.export import LayerSet, PartlySaved, quantised, save_set, srgb_profile
-from layerfusion_pack.layerfusion_core.export_formats import FORMATS, format_problem, merged, writers
+from layerfusion_pack.layerfusion_core.layers.export import LayerSet, PartlySaved, quantised, save_set, srgb_profile
+from layerfusion_pack.layerfusion_core.layers.export_formats import FORMATS, format_problem, merged, writers
 
 TEXTS = {"prompt": json.dumps({"1": {"text": "a < b & c"}}), "workflow": json.dumps({"nodes": ["\u00e4"]})}
 

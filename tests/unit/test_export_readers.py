@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layerfusion_pack.layerfusion_core.export import LayerSet, quantised, save_set
-from layerfusion_pack.layerfusion_core.export_formats import merged, writers
+from layerfusion_pack.layerfusion_core.layers.export import LayerSet, quantised, save_set
+from layerfusion_pack.layerfusion_core.layers.export_formats import merged, writers
 
 FOLDER = Path(__file__).parent
 NAMES = ("Background", "Foreground", "Blended")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from layerfusion_pack.layerfusion_core.foreground_weights import (
+from layerfusion_pack.layerfusion_core.weights.formats import (
     Delta,
     LowRank,
     Packaging,
@@ -20,7 +20,7 @@ from layerfusion_pack.layerfusion_core.foreground_weights import (
     recognise,
     unbound_message,
 )
-from layerfusion_pack.layerfusion_core.safetensors_header import is_pickle, read_header
+from layerfusion_pack.layerfusion_core.weights.header import is_pickle, read_header
 
 Q = "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight"
 DIFFUSERS_Q = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from layerfusion_pack.layerfusion_core.given import (
+from layerfusion_pack.layerfusion_core.layers.keep import (
     GivenLayer,
     GivenLayers,
     held,
@@ -17,7 +17,7 @@ from layerfusion_pack.layerfusion_core.given import (
     release_levels,
     release_sigmas,
 )
-from layerfusion_pack.layerfusion_core.streams import StreamLayout
+from layerfusion_pack.layerfusion_core.method.streams import StreamLayout
 
 SHAPE = torch.Size((2, 4, 4, 4))
 SIGMAS = torch.tensor([10.0, 8.0, 6.0, 4.0, 2.0, 0.0])  # five steps

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from layerfusion_pack.layerfusion_core.handover import Walk
+from layerfusion_pack.layerfusion_core.host.unet.handover import Walk
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from layerfusion_pack.layerfusion_core.compositing import alpha_over
-from layerfusion_pack.layerfusion_core.matching import (
+from layerfusion_pack.layerfusion_core.layers.compositing import alpha_over
+from layerfusion_pack.layerfusion_core.layers.matching import (
     CLEANLINESS,
     flattened,
     least_layer,

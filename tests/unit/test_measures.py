@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from layerfusion_pack.layerfusion_core import measures
+from layerfusion_pack.layerfusion_core.layers import measures
 
 SIDE = 64
 

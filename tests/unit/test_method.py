@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from layerfusion_pack.layerfusion_core import priors
-from layerfusion_pack.layerfusion_core.blending import blend, blend_predictions
-from layerfusion_pack.layerfusion_core.given import keep_map
-from layerfusion_pack.layerfusion_core.masks import (
+from layerfusion_pack.layerfusion_core.layers.keep import keep_map
+from layerfusion_pack.layerfusion_core.method import priors
+from layerfusion_pack.layerfusion_core.method.blending import blend, blend_predictions
+from layerfusion_pack.layerfusion_core.method.masks import (
     area_average,
     grow,
     hard_mask,
@@ -20,8 +20,8 @@ from layerfusion_pack.layerfusion_core.masks import (
     structure_prior,
     surround_mask,
 )
-from layerfusion_pack.layerfusion_core.options import BackgroundMode, LayerFusionOptions
-from layerfusion_pack.layerfusion_core.streams import StreamLayout, interleave
+from layerfusion_pack.layerfusion_core.method.options import BackgroundMode, LayerFusionOptions
+from layerfusion_pack.layerfusion_core.method.streams import StreamLayout, interleave
 
 HEADS = 4
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from layerfusion_pack.layerfusion_core.transparent_encode import over_grey, pad_color
+from layerfusion_pack.layerfusion_core.vae.encode import over_grey, pad_color
 
 
 def disc(size: int = 48) -> tuple[torch.Tensor, torch.Tensor]:

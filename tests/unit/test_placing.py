@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from layerfusion_pack.layerfusion_core.placing import place
+from layerfusion_pack.layerfusion_core.layers.placing import place
 
 
 def cutout(height: int = 32, width: int = 32) -> tuple[torch.Tensor, torch.Tensor]:

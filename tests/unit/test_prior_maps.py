@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from layerfusion_pack.layerfusion_core.prior_maps import PriorCollector, PriorRecord
-from layerfusion_pack.layerfusion_core.visualise import enlarge, heat, prior_strip
+from layerfusion_pack.layerfusion_core.method.map_colors import enlarge, heat, prior_strip
+from layerfusion_pack.layerfusion_core.method.prior_maps import PriorCollector, PriorRecord
 
 COARSE, FINE = ("middle", 0, 0), ("output", 5, 1)
 

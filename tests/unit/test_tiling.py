@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from layerfusion_pack.layerfusion_core.tiling import tile_starts, tiled
+from layerfusion_pack.layerfusion_core.vae.tiling import tile_starts, tiled
 
 
 @pytest.mark.parametrize(("length", "tile", "overlap"), [(64, 64, 16), (72, 64, 16), (1000, 256, 64), (2048, 512, 128)])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from layerfusion_pack.layerfusion_core.transparent_decode import (
+from layerfusion_pack.layerfusion_core.vae.decode import (
     ENSEMBLES,
     decode_transparent,
     effect_warning,
     keep_smallest,
     pad_to_multiple,
 )
-from layerfusion_pack.layerfusion_core.transparent_vae import DecoderConfig, TransparentDecoder
+from layerfusion_pack.layerfusion_core.vae.decoder import DecoderConfig, TransparentDecoder
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from layerfusion_pack.layerfusion_core import bands
-from layerfusion_pack.layerfusion_core.transparent_decode import decode_transparent
-from layerfusion_pack.layerfusion_core.transparent_vae import DecoderConfig, TransparentDecoder
+from layerfusion_pack.layerfusion_core.vae import bands
+from layerfusion_pack.layerfusion_core.vae.decode import decode_transparent
+from layerfusion_pack.layerfusion_core.vae.decoder import DecoderConfig, TransparentDecoder
 
 CONFIG = DecoderConfig(widths=(8, 8, 16, 16, 16), attention=(False,) * 4 + (True,))
 SIDE = 192

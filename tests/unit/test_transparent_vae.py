@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from layerfusion_pack.layerfusion_core.transparent_encode import EncoderConfig, OffsetEncoder
-from layerfusion_pack.layerfusion_core.transparent_files import decoder_config, encoder_config
-from layerfusion_pack.layerfusion_core.transparent_vae import DecoderConfig, TransparentDecoder
+from layerfusion_pack.layerfusion_core.vae.checkpoint import decoder_config, encoder_config
+from layerfusion_pack.layerfusion_core.vae.decoder import DecoderConfig, TransparentDecoder
+from layerfusion_pack.layerfusion_core.vae.encode import EncoderConfig, OffsetEncoder
 
 SMALL = DecoderConfig(widths=(16, 16, 32, 48, 64), attention=(False, False, False, True, True))
 

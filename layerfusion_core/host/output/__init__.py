@@ -1,0 +1,1 @@
+"""What a run leaves: names of files, pictures for the viewer."""

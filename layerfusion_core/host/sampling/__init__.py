@@ -1,0 +1,1 @@
+"""Around the UNet: guider, sampler, conditioning, noise, given layers, latents."""

@@ -1,0 +1,75 @@
+"""The priors of one picture at one noise level (the paper's Fig. 2), from a foreground MODEL alone."""
+
+from __future__ import annotations
+
+import comfy.sample
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...method.options import LayerFusionOptions
+from ...method.prior_maps import PriorRecord
+from ...method.streams import StreamLayout
+from ..models.families import require_sdxl
+from ..unet.blocks import transformer_blocks
+from ..unet.patches import PRIOR_PASS, install
+from ..unet.run import BlendRun
+from .conditioning import check_conditioning, text_columns
+from .ksampler import check_latent
+
+
+class _OneEvaluation(comfy.samplers.Sampler):
+    """Evaluates the model once, on the latent noised to the first sigma."""
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        sampling = model_wrap.inner_model.model_sampling
+        x = sampling.noise_scaling(sigmas[0], noise, latent_image, self.max_denoise(model_wrap, sigmas))
+        return model_wrap(x, sigmas[0].expand(x.shape[0]), **extra_args)
+
+
+class _PriorGuider(comfy.samplers.CFGGuider):
+    def __init__(self, model: ModelPatcher, run: BlendRun, conditioning: list):
+        super().__init__(install(model, run))
+        self.run = run
+        self.inner_set_conds({"positive": conditioning})
+
+    def predict_noise(self, x, timestep, model_options=None, seed=None):
+        run = self.run
+        run.text = {entry["uuid"]: [text_columns(entry, x.device)] for entry in self.conds["positive"]}
+        options = {**model_options, "transformer_options": {**model_options["transformer_options"], PRIOR_PASS: True}}
+        run.begin_evaluation(float(timestep[0]))
+        run.begin_prior_pass()
+        comfy.samplers.calc_cond_batch(self.inner_model, [self.conds["positive"]], x, timestep, options)
+        run.end_prior_pass()
+        run.begin_blended_pass(float(timestep[0]))
+        return x
+
+
+def extract_priors(
+    foreground: ModelPatcher, conditioning: list, latent: dict, seed: int, noise_percent: float, hardness: float = 10.0
+) -> PriorRecord:
+    """Noise a foreground latent to timestep noise_percent * T and return the priors of one evaluation of eps_FG.
+
+    foreground: a foreground MODEL, patched the ordinary way; noise_percent in (0, 1], 0.8 = the paper's Fig. 2.
+    """
+    require_sdxl(foreground, "foreground_model")
+    check_conditioning(foreground, conditioning, "foreground")
+    if not 0 < noise_percent <= 1:
+        raise ValueError(f"noise_percent: expected above 0 and up to 1 (0.8 = the paper's figure), got {noise_percent}")
+    samples = check_latent(foreground, latent)
+    sampling = foreground.get_model_object("model_sampling")
+    timestep = torch.tensor(noise_percent * (len(sampling.sigmas) - 1))
+    sigmas = torch.stack([sampling.sigma(timestep).cpu().float(), torch.tensor(0.0)])
+
+    run = BlendRun(StreamLayout(1), LayerFusionOptions(hardness=hardness), transformer_blocks(foreground))
+    run.start(samples.shape)
+    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    try:
+        _PriorGuider(foreground, run, conditioning).sample(
+            noise, samples, _OneEvaluation(), sigmas, disable_pbar=True, seed=seed
+        )
+    finally:
+        run.release()
+    return run.record.finish()

@@ -1,0 +1,1 @@
+"""Inside ComfyUI's UNet: patches, the foreground's terms, what other packs bring."""

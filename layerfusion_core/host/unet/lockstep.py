@@ -1,0 +1,231 @@
+"""Two models that do not share their weights, in lock step: they exchange their attention outputs and blend them.
+
+The host evaluates the base model on the rows of all streams. Where it would call the UNet for a chunk of them, the
+foreground rows go through the foreground model in a thread instead, the others through the base model, and the two
+forwards meet at every attention output. So both sides run the same chunk, whatever the host's memory makes of it, and
+each model keeps its own patches, wrappers, prediction type and number format.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP, WrappersMP, merge_nested_dicts
+
+from ...method.prior_maps import Block
+from ..models.families import family_name
+from .blocks import block_channels
+from .compiled import uncompiled
+from .handover import Walk
+from .patches import KEY, PART, PRIOR_PASS, Part, install
+from .row_terms import require_understood
+from .run import BlendRun
+
+log = logging.getLogger(__name__)
+
+_OWN = ("patches", "patches_replace", "wrappers", "callbacks")  # transformer_options that each model has of its own
+
+
+class LockStep:
+    """The foreground model beside a base model, for the runs of one guider."""
+
+    def __init__(self, base: ModelPatcher, foreground: ModelPatcher, run: BlendRun):
+        self.run = run
+        self.foreground = install(foreground, run)
+        self._base = base.model_options
+        self._replace: dict = {}  # of the base model in this run: the host may have moved patches since it was made
+        self._options: dict = {}
+        self._threads: ThreadPoolExecutor | None = None
+
+    def sample(self, executor, guider, sigmas: torch.Tensor, extra_args: dict, *args, **kwargs):
+        """SAMPLER_SAMPLE wrapper: the foreground model is ready for as long as the sampler runs."""
+        self._check_start(float(sigmas[0]))
+        foreground = self.foreground
+        self._replace = extra_args["model_options"]["transformer_options"].get("patches_replace", {})
+        self._options = comfy.model_patcher.create_model_options_clone(foreground.model_options)
+        comfy.sampler_helpers.prepare_model_patcher(foreground, {}, self._options)
+        comfy.samplers.cast_to_load_options(self._options, device=foreground.load_device, dtype=foreground.model_dtype())
+        # One thread for the whole run: libraries keep plans and buffers per thread.
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="layerfusion")
+        try:
+            foreground.pre_run()
+            return uncompiled(executor, guider, sigmas, extra_args, *args, **kwargs)
+        except BaseException:
+            foreground.cleanup()  # the host's own clean-up of additional models is for runs that end well
+            raise
+        finally:
+            self._threads.shutdown()
+            comfy.samplers.cast_to_load_options(self._options, device=foreground.offload_device)
+            self._options, self._replace, self._threads = {}, {}, None
+
+    def evaluate(self, apply_model: Callable, args: dict) -> torch.Tensor:
+        """model_function_wrapper: denoise one chunk of rows, those of the foregrounds by the foreground model."""
+        if args["c"]["transformer_options"].get(PRIOR_PASS):
+            return self._foreground(args)
+        layout = self.run.layout
+        counts = layout.foregrounds, layout.count - layout.foregrounds
+        theirs, ours = (_streams(args, start, count, layout.count) for start, count in zip((0, counts[0]), counts))
+
+        def forward(stop: Callable) -> torch.Tensor:
+            return self._foreground(theirs, Part(counts[0], counts[0], lambda place, n, blend: stop((place, n))))
+
+        with Walk(self._threads, args["input"].device, forward) as walk:
+            at = walk.advance()
+
+            def meet(place: tuple[Block, str], n: torch.Tensor, blend: Callable) -> torch.Tensor:
+                nonlocal at
+                if walk.ended or at[0] != place:
+                    raise _out_of_step(place, "its end" if walk.ended else at[0])
+                a = at[1]
+                groups = [x.unflatten(0, (-1, count)) for x, count in zip((a, n), counts)]
+                foreground, base = blend(torch.cat(groups, dim=1)).split(counts, dim=1)  # cat promotes unlike dtypes
+                at = walk.advance(foreground.flatten(0, 1).to(a.dtype))
+                return base.flatten(0, 1).to(n.dtype)
+
+            call = ours["c"]["transformer_options"]
+            ours["c"]["transformer_options"] = {**call, PART: Part(counts[1], 0, meet)}
+            base = _apply(apply_model, self._base.get("model_function_wrapper"), ours)
+            if not walk.ended:
+                raise _out_of_step("its end", at[0])
+        groups = [x.unflatten(0, (-1, count)) for x, count in zip((at, base), counts)]
+        return torch.cat(groups, dim=1).flatten(0, 1)
+
+    def _foreground(self, args: dict, part: Part | None = None) -> torch.Tensor:
+        """The foreground model's own call for rows that are all its own."""
+        options = self._transformer_options(args["c"]["transformer_options"])
+        if part is not None:
+            options[PART] = part
+        args = {**args, "c": {**args["c"], "transformer_options": options}}
+        return _apply(self.foreground.model.apply_model, self._options.get("model_function_wrapper"), args)
+
+    def _transformer_options(self, call: dict) -> dict:
+        """The foreground model's transformer_options, with what the base model's have for this very call.
+
+        That is the host's account of the call (sigmas, conditionings), and attention that a guidance node of the base
+        model swaps in for a second call: guidance is for all streams.
+        """
+        base, foreground = self._base["transformer_options"], self.foreground
+        options = merge_nested_dicts(
+            foreground.apply_hooks(hooks=None), self._options["transformer_options"], copy_dict1=False
+        )
+        options.update({key: value for key, value in call.items() if key not in _OWN and key not in base})
+        replace = dict(options.get("patches_replace", {}))
+        for site, patches in call.get("patches_replace", {}).items():
+            known = self._replace.get(site, {})
+            swapped = {place: p for place, p in patches.items() if known.get(place) is not p}
+            replace[site] = {**replace.get(site, {}), **swapped}
+        return {**options, "patches_replace": replace}
+
+    def _check_start(self, sigma: float) -> None:
+        highest = float(self.foreground.get_model_object("model_sampling").sigma_max)
+        if sigma > 1.01 * highest:
+            raise ValueError(
+                f"sampling starts at sigma {sigma:.1f}, but foreground_model knows noise up to {highest:.1f} only: put "
+                "Model Sampling Discrete with zsnr off on base_model, or give both models the same noise schedule"
+            )
+
+
+def install_pair(base: ModelPatcher, foreground: ModelPatcher, run: BlendRun) -> ModelPatcher:
+    """Return a clone of `base` that runs the foreground streams through `foreground`, in lock step with its own.
+
+    Both are loaded by the host together. ValueError when the two cannot meet at every attention.
+    """
+    check_pair(base, foreground)
+    if not foreground.patches:
+        log.info("foreground_model carries no patches: taking its checkpoint for one with foreground weights merged in")
+    step = LockStep(base, foreground, run)
+    model = install(base, run)
+    # Functions, not methods: hosts before 0.14 copy bound methods, with all they hold, when a model is cloned.
+    model.set_model_unet_function_wrapper(lambda apply_model, args: step.evaluate(apply_model, args))
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, lambda *args, **kwargs: step.sample(*args, **kwargs))
+    model.add_callback_with_key(
+        CallbacksMP.ON_PREPARE_STATE, KEY, lambda patcher, *args: step.foreground.prepare_state(*args)
+    )
+    model.set_additional_models(KEY, [step.foreground])
+    return model
+
+
+def check_pair(base: ModelPatcher, foreground: ModelPatcher) -> None:
+    """ValueError unless two SDXL models with weights of their own can run in lock step."""
+    ours, theirs = (block_channels(model) for model in (base, foreground))
+    if ours != theirs:
+        raise ValueError(
+            f"base_model ({family_name(base)}, {len(ours)} attention blocks) and foreground_model "
+            f"({family_name(foreground)}, {len(theirs)} attention blocks) differ in their structure: expected two "
+            "checkpoints of the same layout, for example two SDXL ones"
+        )
+    channels = [model.model.diffusion_model.in_channels for model in (base, foreground)]
+    formats = [type(model.get_model_object("latent_format")).__name__ for model in (base, foreground)]
+    flows = [
+        isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST) for model in (base, foreground)
+    ]
+    devices = [model.load_device for model in (base, foreground)]
+    for what, (one, other) in (
+        ("input channels of the UNet", channels),
+        ("latent format", formats),
+        ("flow sampling", flows),
+        ("device", devices),
+    ):
+        if one != other:
+            raise ValueError(
+                f"base_model and foreground_model differ in their {what} ({one} and {other}): two checkpoints can work "
+                "on one picture only if it is the same for both"
+            )
+    for key, entries in foreground.patches.items():
+        for entry in entries:
+            require_understood(key, entry[1], "foreground_model")
+    after = base.model_options.get("sampler_post_cfg_function", [])
+    if any(getattr(function, "__module__", "").endswith("nodes_sag") for function in after):
+        raise ValueError(
+            "Self-Attention Guidance is on base_model, and foreground_model is another checkpoint: it needs one network "
+            "that sees all layers. Use Perturbed-Attention Guidance, or one checkpoint for both"
+        )
+    if base.additional_models.get("multigpu"):
+        raise ValueError(
+            "base_model is spread over several GPUs, and foreground_model is another checkpoint: use one GPU, or one "
+            "checkpoint for both (foreground_checkpoint 'same as base')"
+        )
+
+
+def _apply(apply_model: Callable, wrapper: Callable | None, args: dict) -> torch.Tensor:
+    """Call a model as the host does, through the model's own model_function_wrapper if it has one."""
+    if wrapper is not None:
+        return wrapper(apply_model, args)
+    return apply_model(args["input"], args["timestep"], **args["c"])
+
+
+def _streams(args: dict, start: int, count: int, streams: int) -> dict:
+    """A call's arguments for `count` streams of every sample, from stream `start` of `streams`."""
+    rows = args["input"].shape[0]
+
+    def take(value):
+        if isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == rows:
+            return value.unflatten(0, (-1, streams))[:, start : start + count].flatten(0, 1)
+        if isinstance(value, dict):
+            return {key: take(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(take(item) for item in value)
+        return value
+
+    given = {key: value if key == "transformer_options" else take(value) for key, value in args["c"].items()}
+    sigmas = args["c"]["transformer_options"]["sigmas"]
+    given["transformer_options"] = {
+        **args["c"]["transformer_options"],
+        "sigmas": sigmas[: sigmas.shape[0] // streams * count],
+    }
+    return {**args, "input": take(args["input"]), "timestep": take(args["timestep"]), "c": given}
+
+
+def _out_of_step(ours: object, theirs: object) -> ValueError:
+    return ValueError(
+        f"base_model came to {ours} when foreground_model came to {theirs}: a node on one of them skips or repeats "
+        "blocks of the UNet, which two checkpoints in lock step cannot do; remove it"
+    )

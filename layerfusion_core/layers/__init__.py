@@ -1,0 +1,1 @@
+"""Pictures of layers and their files: given layers, placing, compositing, matching, export."""

@@ -1,0 +1,1 @@
+"""The paper in pure torch: streams, priors, masks, blending."""

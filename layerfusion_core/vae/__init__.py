@@ -1,0 +1,1 @@
+"""The transparent VAE in pure torch: network, decoding, tiling, encoding."""

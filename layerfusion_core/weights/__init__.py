@@ -1,0 +1,1 @@
+"""Foreground weight files: their formats and headers."""
