@@ -26,7 +26,7 @@ from .foreground import apply_foreground, load_foreground_weights
 from .management import managed
 from .transparent_vae import TransparentVAE, read_weights
 
-MODELS = Path(__file__).resolve().parents[2] / "demo" / "models"
+MODELS = Path(__file__).resolve().parents[3] / "demo" / "models"
 VOCABULARY = 49408  # rows of CLIP's token table
 
 
