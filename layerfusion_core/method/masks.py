@@ -11,10 +11,12 @@ import torch.nn.functional as F
 class Masks(NamedTuple):
     """The masks of one transformer block for N samples of K foregrounds, each in [0, 1].
 
-    soft, hard: (N, K, M); the others (N, M), over all K. All may have a leading dimension of blocks on one token grid, and a
-    last one of 1 for the channels. grown: see `grow`; keep: what no foreground covers, prod_k (1 - soft_k); scene: the share
-    of the background's that the blended stream takes where both show one scene, (1 - grown) / 2; back: the share of the
-    blended stream's that the background takes then, so that it ends at the same mix, scene / (1 - scene).
+    soft, hard: (N, K, M), from the rearmost foreground to the front one; the others (N, M), over all K. All may have a
+    leading dimension of blocks on one token grid, and a last one of 1 for the channels. hard: what foreground k takes of the
+    blended stream, so only where none in front hides it, hard_k prod_(j > k) (1 - soft_j): a hidden part stays whole in its
+    own layer. grown: see `grow`; keep: what no foreground covers, prod_k (1 - soft_k); scene: the share of the background's
+    that the blended stream takes where both show one scene, (1 - grown) / 2; back: the share of the blended stream's that
+    the background takes then, so that it ends at the same mix, scene / (1 - scene).
     """
 
     soft: torch.Tensor
@@ -34,14 +36,28 @@ class Masks(NamedTuple):
 
 
 def masks_of(soft: torch.Tensor, hard: torch.Tensor, grown: torch.Tensor) -> Masks:
-    """`Masks` of soft and hard (..., K, M) and grown (..., M)."""
-    return Masks(soft, hard, grown, (1.0 - soft).prod(dim=-2), (1.0 - grown) / 2, (1.0 - grown) / (1.0 + grown))
+    """`Masks` of each foreground's own soft and hard (..., K, M) and of grown (..., M)."""
+    keep = (1.0 - soft).prod(dim=-2)
+    return Masks(soft, _unhidden(hard, soft), grown, keep, (1.0 - grown) / 2, (1.0 - grown) / (1.0 + grown))
 
 
-def norm(x: torch.Tensor) -> torch.Tensor:
-    """Min-max over the tokens of each image: (B, M) -> (B, M) in [0, 1]; an image of one value becomes zeros."""
-    low, high = x.amin(dim=-1, keepdim=True), x.amax(dim=-1, keepdim=True)
-    return (x - low) / (high - low).clamp_min(torch.finfo(x.dtype).tiny)
+def _unhidden(hard: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
+    """hard (..., K, M) where no foreground further in front hides it; the front one's, and so a single one's, as it is."""
+    clear = (1.0 - soft[..., 1:, :]).flip(-2).cumprod(dim=-2).flip(-2)  # (..., K - 1, M)
+    return torch.cat([hard[..., :-1, :] * clear, hard[..., -1:, :]], dim=-2)
+
+
+def norm(x: torch.Tensor, region: torch.Tensor | None = None) -> torch.Tensor:
+    """Min-max over the tokens of each image: (..., M) -> (..., M) in [0, 1]; an image of one value becomes zeros.
+
+    region: in [0, 1], to be broadcast to x: the min-max is over the tokens where it is above 0, and the result times it.
+    """
+    lowest, highest = x, x
+    if region is not None:
+        lowest, highest = (x.masked_fill(region <= 0, far) for far in (torch.inf, -torch.inf))
+    low, high = lowest.amin(dim=-1, keepdim=True), highest.amax(dim=-1, keepdim=True)
+    found = (x - low) / (high - low).clamp_min(torch.finfo(x.dtype).tiny)
+    return found if region is None else found.clamp(0.0, 1.0) * region
 
 
 def structure_prior(scores: torch.Tensor) -> torch.Tensor:
@@ -72,9 +88,20 @@ def resize_map(x: torch.Tensor, grid: tuple[int, int], target: tuple[int, int]) 
     return area_average(x.unflatten(-1, grid), target).flatten(1)
 
 
-def soft_mask(structure: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
-    """mask_soft = norm(s' * c), both (B, M) on the same token grid."""
-    return norm(structure * content)
+def soft_region(region: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Where a foreground may be, on a token grid: (..., h, w) in [0, 1] -> (..., M), zero outside, a soft edge inside.
+
+    Not in the paper. The edge is a token wide: a token takes the mean of itself and its neighbours where that is less.
+    """
+    covered = area_average(region, grid)
+    flat = covered.reshape(-1, 1, *grid)
+    around = F.avg_pool2d(flat, kernel_size=3, stride=1, padding=1, count_include_pad=False)
+    return torch.minimum(flat, around).reshape(*covered.shape[:-2], -1)
+
+
+def soft_mask(structure: torch.Tensor, content: torch.Tensor, region: torch.Tensor | None = None) -> torch.Tensor:
+    """mask_soft = norm(s' * c), both (B, M) on the same token grid; region: (B, M), see `norm`."""
+    return norm(structure * content, region)
 
 
 def hard_mask(soft: torch.Tensor, hardness: float) -> torch.Tensor:
@@ -89,10 +116,12 @@ def grow(masks: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     return F.max_pool2d(pictures, kernel_size=3, stride=1, padding=1).reshape(union.shape)
 
 
-def surround_mask(content: torch.Tensor, grid: tuple[int, int], hardness: float) -> torch.Tensor:
+def surround_mask(
+    content: torch.Tensor, grid: tuple[int, int], hardness: float, region: torch.Tensor | None = None
+) -> torch.Tensor:
     """The object, glass or not, with what surrounds it closely: the grown hard mask of the content confidence alone.
 
-    content: c (G, K, M) on `grid` (h, w); returns (G, M). Not in the paper. The structure prior has no part in it, for
-    it does not see glass, and what this mask misses of an object is shared with the background.
+    content: c (G, K, M) on `grid` (h, w); region: (G, K, M), see `norm`; returns (G, M). Not in the paper. The structure
+    prior has no part in it, for it does not see glass, and what this mask misses of an object is shared with the background.
     """
-    return grow(hard_mask(norm(content), hardness), grid)
+    return grow(hard_mask(norm(content, region), hardness), grid)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from .masks import Masks, grow, hard_mask, masks_of, resize_map, soft_mask, structure_prior
+from .masks import Masks, grow, hard_mask, masks_of, resize_map, soft_mask, soft_region, structure_prior
 
 Block = tuple[str, int, int]  # ("input" | "middle" | "output", block number, transformer index), as the host names them
 Grid = tuple[int, int]  # token rows, token columns
@@ -24,6 +24,7 @@ class PriorMaps:
     structure_grid: Grid
     content: dict[Grid, torch.Tensor]
     grids: dict[Block, Grid]
+    region: torch.Tensor | None = None
 
     def on(self, grid: Grid) -> list[Block]:
         """The blocks on a grid."""
@@ -37,7 +38,11 @@ class PriorMaps:
     def soft(self, grid: Grid) -> torch.Tensor:
         """mask_soft of the blocks on a grid, (blocks, R, M_l) fp32."""
         structure = resize_map(self.structure.float(), self.structure_grid, grid)
-        return soft_mask(structure, self.content[grid].float())
+        return soft_mask(structure, self.content[grid].float(), self.region_on(grid))
+
+    def region_on(self, grid: Grid) -> torch.Tensor | None:
+        """`soft_region` on a grid, (R, M_l)."""
+        return None if self.region is None else soft_region(self.region, grid)
 
     def masks(self, grid: Grid, hardness: float, foregrounds: int) -> Masks:
         """The masks of the blocks on a grid, (blocks, N, ...), for samples of `foregrounds` rows each."""
@@ -48,7 +53,7 @@ class PriorMaps:
     def resized(self, block: Block, grid: Grid) -> PriorMaps:
         """The priors of one block alone, its content confidence brought to another token grid."""
         content = resize_map(self.content_of(block).float(), self.grids[block], grid)
-        return PriorMaps(self.structure, self.structure_grid, {grid: content.unsqueeze(0)}, {block: grid})
+        return replace(self, content={grid: content.unsqueeze(0)}, grids={block: grid})
 
     def stored(self) -> PriorMaps:
         """A half-precision copy in main memory, for the record."""
@@ -57,6 +62,7 @@ class PriorMaps:
             self.structure_grid,
             {grid: c.to("cpu", torch.float16) for grid, c in self.content.items()},
             self.grids,
+            None if self.region is None else self.region.cpu(),
         )
 
 

@@ -17,6 +17,7 @@ from layerfusion_pack.layerfusion_core.method.masks import (
     norm,
     resize_map,
     soft_mask,
+    soft_region,
     structure_prior,
     surround_mask,
 )
@@ -204,6 +205,35 @@ def test_two_foregrounds_are_composited_in_order():
     assert torch.equal(found[layout.background], background), "covered everywhere: the background keeps its own"
 
 
+def test_a_hidden_part_of_a_foreground_takes_nothing_of_what_hides_it():
+    """Three objects, all masks 1 or 0: each stream keeps its own where one in front is seen."""
+    a = random(1, 5, 4, 3, seed=4)
+    soft = torch.tensor([[[1.0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]]])
+    masks = masks_of(soft, soft, torch.ones(1, 4)).over_channels()
+    found = blend(a.clone(), masks, StreamLayout(3), BackgroundMode.OFF, "attn1")[0]
+    assert all(torch.equal(found[k], a[0, k]) for k in range(3)), "the front ones are seen whole, the others kept"
+    assert torch.equal(found[3], torch.stack([a[0, 0, 0], a[0, 1, 1], a[0, 2, 2], a[0, 2, 3]]))
+    half = masks_of(torch.full((1, 3, 1), 0.5), torch.ones(1, 3, 1), torch.ones(1, 1))
+    assert half.hard.flatten().tolist() == [0.25, 0.5, 1.0] and half.keep.item() == 0.125
+
+
+def test_a_region_bounds_the_mask_and_what_it_is_measured_by():
+    structure = torch.tensor([[0.9, 0.5, 0.1, 1.0], [0.9, 0.5, 0.1, 1.0]])
+    region = torch.tensor([[1.0, 0.5, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    bounded, whole = soft_mask(structure, torch.ones(2, 4), region)
+    assert torch.allclose(bounded, torch.tensor([1.0, 0.25, 0.0, 0.0])), "the token outside does not count"
+    assert torch.equal(whole, soft_mask(structure, torch.ones(2, 4))[1]), "bit for bit as without a region"
+    assert torch.equal(norm(torch.full((1, 3), 2.0), torch.tensor([[1.0, 0.0, 1.0]])), torch.zeros(1, 3))
+
+
+def test_a_regions_edge_is_soft_inside_and_nothing_outside():
+    box = torch.zeros(1, 8, 8)
+    box[:, :, :4] = 1.0
+    found = soft_region(box, (4, 4)).unflatten(-1, (4, 4))
+    assert torch.allclose(found, torch.tensor([1.0, 2 / 3, 0.0, 0.0]).expand(1, 4, 4)), "the canvas' own border is no edge"
+    assert torch.equal(soft_region(torch.ones(2, 3, 7, 9), (3, 5)), torch.ones(2, 3, 15))
+
+
 def test_predictions_are_one_scene_away_from_the_object():
     x0 = random(2, 4, 4, 6, 6, seed=5)
     layout, surround = StreamLayout(2), torch.zeros(2, 1, 3, 3)
@@ -222,6 +252,9 @@ def test_surround_is_the_grown_hard_mask_of_content_alone():
     around = surround_mask(content, (1, 5), 10.0)
     assert torch.allclose(around, torch.sigmoid(torch.tensor([[-5.0, -5.0, -2.0, 5.0, 5.0]])))
     assert torch.allclose(around, grow(hard_mask(norm(content), 10.0), (1, 5)))
+    region = torch.tensor([[[1.0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]])  # the first now has nothing to be found
+    bounded = surround_mask(content, (1, 5), 10.0, region)
+    assert torch.allclose(bounded, torch.sigmoid(torch.tensor([[-5.0, -5.0, -5.0, 5.0, 5.0]])))
 
 
 def test_layout_stacks_and_splits():

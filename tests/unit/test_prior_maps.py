@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -42,6 +44,19 @@ def test_maps_of_another_size():
     assert torch.allclose(masks.soft[0], torch.tensor([[[1.0, 0, 1.0, 0, 0, 1.0, 0, 0]]]))
     same = collected().finish()
     assert torch.equal(same.resized(FINE, (2, 4)).soft((2, 4)), same.soft((2, 4)))
+
+
+def test_a_region_goes_with_the_maps():
+    region = torch.zeros(1, 2, 4)
+    region[:, 0] = 1.0  # the upper row
+    maps = replace(collected().finish(), region=region)
+    upper = torch.tensor([[1.0, 0.0, 0.5, 0.0]])
+    assert torch.allclose(maps.soft((2, 4)), torch.cat([upper, torch.zeros(1, 4)], dim=1) * maps.region_on((2, 4)))
+    assert maps.masks((2, 4), 10.0, 1).soft[0, 0, 0, 4:].max() == 0
+    assert torch.equal(maps.resized(COARSE, (2, 4)).region, region) and torch.equal(maps.stored().region, region)
+    record = PriorRecord(10.0, 1, (16, 32), FINE)
+    record.add(14.6, maps)
+    assert record.finish().images(0)["soft"][0, 1].max() == 0
 
 
 def test_several_conditionings_are_averaged():
