@@ -144,6 +144,7 @@ def main() -> int:
     from layerfusion_pack.layerfusion_core.host.models.demo import load_demo
     from layerfusion_pack.layerfusion_core.host.sampling.ksampler import sample_layers
     from layerfusion_pack.layerfusion_core.method.options import LayerFusionOptions
+    from layerfusion_pack.layerfusion_core.method.streams import Layers
 
     comfy.utils.set_progress_bar_enabled(False)
     clock = {"wall": time.perf_counter, "cpu": time.process_time}[options.clock]
@@ -181,7 +182,7 @@ def main() -> int:
         else:
             model, choice = chosen
             layers, _ = sample_layers(
-                base, model, prompts[:3], prompts[3], {"samples": latent}, 1, options.steps, 7.0, "euler", "normal", 1.0,
+                base, model, Layers.of(prompts[:3]), prompts[3], {"samples": latent}, 1, options.steps, 7.0, "euler", "normal", 1.0,
                 LayerFusionOptions(**choice),
             )  # fmt: skip
             found = [layer["samples"] for layer in layers]

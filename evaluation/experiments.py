@@ -1,25 +1,23 @@
-"""Variants of the method that the nodes do not offer, to learn whether they should: put in the engine's place for a while.
+"""Variants of the method that the nodes do not offer, to learn whether they should: classes to run with in `Blending`'s place.
 
 Names as in `blending.py` and `prior_maps.py`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
-from ..layerfusion_core.host.sampling import guider
 from ..layerfusion_core.host.sampling.conditioning import EOS_KEY
-from ..layerfusion_core.host.unet import patches as engine
-from ..layerfusion_core.method import prior_maps
-from ..layerfusion_core.method.masks import Masks, grow, norm, resize_map
+from ..layerfusion_core.method.blending import Blending, blend
+from ..layerfusion_core.method.masks import Masks, grow
 from ..layerfusion_core.method.options import BackgroundMode
 
 FROZEN_AFTER = 4  # evaluations
+WORDS = "words"
+"""The experiment that is no other blending, but another text prior: `with_words`."""
 
 
 # How blended and background agree: (a'_BL, a_BG, masks) -> new (a_BL, a_BG), each (G, M, C)
@@ -57,136 +55,122 @@ UPDATES = {
 }  # fmt: skip
 
 
-def _blend_with(original: Callable, update: Callable) -> Callable:
+def _updating(update: Callable) -> type[Blending]:
     """As `blending.blend` for one foreground; `update` gives blended and background of the mixed outputs."""
 
-    def blend(a, masks, layout, background, site, strength=1.0):
-        out = original(a.clone(), masks, layout, BackgroundMode.OFF, site, 1.0)
-        masks = Masks(*(mask.repeat(a.shape[0] // mask.shape[0], *[1] * (mask.ndim - 1)) for mask in masks))
-        bl, bg = update(out[:, layout.blended], out[:, layout.background], masks)
-        out = torch.cat((out[:, : layout.foregrounds], bl[:, None], bg[:, None]), dim=1)
-        return torch.lerp(a, out, strength)
+    class Updated(Blending):
+        def attention(self, a, masks, site):
+            layout, out = self.layout, blend(a.clone(), masks, BackgroundMode.OFF, site)
+            masks = Masks(*(mask.repeat(a.shape[0] // mask.shape[0], *[1] * (mask.ndim - 1)) for mask in masks))
+            bl, bg = update(out[:, layout.blended], out[:, layout.background], masks)
+            out = torch.cat((out[:, : layout.foreground_count], bl[:, None], bg[:, None]), dim=1)
+            return torch.lerp(a, out, self.options.strength)
 
-    return blend
+    return Updated
 
 
-def _without_feedback(original: Callable) -> Callable:
+class NoFeedback(Blending):
     """The foreground keeps its own attention: no a'_FG = a'_BL hard + a_FG (1 - hard)."""
 
-    def blend(a, masks, layout, background, site, strength=1.0):
-        out = original(a.clone(), masks, layout, background, site, strength)
-        return torch.cat((a[:, : layout.foregrounds], out[:, layout.foregrounds :]), dim=1)
+    def attention(self, a, masks, site):
+        out, foregrounds = super().attention(a.clone(), masks, site), self.layout.foreground_count
+        return torch.cat((a[:, :foregrounds], out[:, foregrounds:]), dim=1)
 
-    return blend
+
+class AsAdaptSelf(Blending):
+    """Attention is blended as in `adapt_self`, whatever the mode."""
+
+    def attention(self, a, masks, site):
+        return blend(a, masks, BackgroundMode.ADAPT_SELF, site, self.options.strength)
 
 
 # Where masks come from
 
 
-def _structure_only(original: Callable) -> Callable:
+class StructureOnly(Blending):
     """mask_soft = s', already min-maxed: no text prior."""
-    return lambda maps, grid: norm(resize_map(maps.structure.float(), maps.structure_grid, grid)).expand(
-        len(maps.on(grid)), -1, -1
-    )
+
+    def priors(self, read):
+        return replace(read, content={grid: torch.ones_like(content) for grid, content in read.content.items()})
 
 
-def _content_only(original: Callable) -> Callable:
+class ContentOnly(Blending):
     """mask_soft = norm(c): no structure prior."""
-    return lambda maps, grid: norm(maps.content[grid].float())
+
+    def priors(self, read):
+        return replace(read, structure=torch.ones_like(read.structure))
 
 
-def _words(original: Callable) -> Callable:
-    """c from the prompt's words, the columns between start and <EOS>, instead of <EOS>."""
-
-    def text_columns(conditioning, device):
-        words = list(range(1, conditioning[EOS_KEY][0]))
-        return dataclasses.replace(original(conditioning, device), eos=words, _of={})
-
-    return text_columns
+def with_words(conditioning: list) -> list:
+    """A foreground's conditioning whose text prior is that of the prompt's words, the columns between start and <EOS>."""
+    return [[text, {**extra, EOS_KEY: list(range(1, extra[EOS_KEY][0]))}] for text, extra in conditioning]
 
 
-def _once(original: Callable) -> Callable:
+class Once(Blending):
     """One prior pass, at the first evaluation that blends; its masks serve all others."""
-    return lambda run, sigma: original(run, sigma) and run.maps is None
+
+    def reads_priors(self, evaluations):
+        return evaluations == 0
 
 
-def _frozen(original: Callable) -> Callable:
+class Frozen(Blending):
     """A prior pass at each of the first evaluations; the masks of the last of them serve all others."""
-    return lambda run, sigma: original(run, sigma) and len(run.record.maps) < FROZEN_AFTER
+
+    def reads_priors(self, evaluations):
+        return evaluations < FROZEN_AFTER
 
 
 # Where it blends
 
 
-def _only(fine: bool):
-    """Blend only in blocks of the last self-attention's resolution (fine), or only in the others."""
+class Fine(Blending):
+    """Blend only in blocks of the last self-attention's resolution."""
 
-    def change(original: Callable) -> Callable:
-        def blend_patch(site):
-            patch = original(site)
-
-            def chosen(n, extra_options):
-                run = extra_options[engine.KEY].run
-                if run.maps is None or (n.shape[1] == run.maps.structure.shape[-1]) is fine:
-                    return patch(n, extra_options)
-                return n
-
-            return chosen
-
-        return blend_patch
-
-    return change
+    def blends(self, site, grid, maps):
+        return grid == maps.structure_grid and super().blends(site, grid, maps)
 
 
-def _tight(original: Callable) -> Callable:
+class Coarse(Blending):
+    """Blend only in blocks of another resolution than the last self-attention's."""
+
+    def blends(self, site, grid, maps):
+        return grid != maps.structure_grid and super().blends(site, grid, maps)
+
+
+def _last_masks(blending: Blending, maps) -> Masks:
+    """The masks of the last block, (N, ...)."""
+    grid = maps.grids[maps.last]
+    return Masks(*(mask[maps.on(grid).index(maps.last)] for mask in blending.masks(maps, grid)))
+
+
+class SceneTight(Blending):
     """`one_scene` shares predictions up to the grown hard mask of both priors, as attention, not of content alone."""
-    return lambda self: self.masks(self.last, self.maps.grids[self.last], self.maps.structure).grown.squeeze(-1)
+
+    def surround(self, maps):
+        return _last_masks(self, maps).grown
 
 
-def _low(original: Callable) -> Callable:
+class SceneLow(Blending):
     """`one_scene` shares predictions up to the grown soft mask of both priors, cut at 0.25."""
 
-    def surround(self):
-        grid = self.maps.grids[self.last]
-        soft = grow(self.masks(self.last, grid, self.maps.structure).soft.squeeze(-1), grid)
+    def surround(self, maps):
+        soft = grow(_last_masks(self, maps).soft, maps.grids[maps.last])
         return torch.sigmoid(self.options.hardness * (soft - 0.25))
 
-    return surround
 
-
-def _as_adapt_self(original: Callable) -> Callable:
-    """Attention is blended as in `adapt_self`, whatever the mode."""
-    return lambda a, masks, layout, background, *rest: original(a, masks, layout, BackgroundMode.ADAPT_SELF, *rest)
-
-
-CHANGES: dict[str, tuple[Any, str, Callable]] = {
-    **{
-        name: (engine, "blend", lambda original, u=update: _blend_with(original, u)) for name, update in UPDATES.items()
-    },
-    "no_feedback": (engine, "blend", _without_feedback),
-    "structure_only": (prior_maps.PriorMaps, "soft", _structure_only),
-    "content_only": (prior_maps.PriorMaps, "soft", _content_only),
-    "scene_tight": (engine.BlendRun, "surround", _tight),
-    "scene_low": (engine.BlendRun, "surround", _low),
-    "scene_self": (engine, "blend", _as_adapt_self),
-    "words": (guider, "text_columns", _words),
-    "once": (engine.BlendRun, "begin_evaluation", _once),
-    "frozen": (engine.BlendRun, "begin_evaluation", _frozen),
-    "fine": (engine, "_blend_patch", _only(True)),
-    "coarse": (engine, "_blend_patch", _only(False)),
+BLENDINGS: dict[str, type[Blending]] = {
+    "": Blending,
+    **{name: _updating(update) for name, update in UPDATES.items()},
+    "no_feedback": NoFeedback,
+    "structure_only": StructureOnly,
+    "content_only": ContentOnly,
+    "scene_tight": SceneTight,
+    "scene_low": SceneLow,
+    "scene_self": AsAdaptSelf,
+    WORDS: Blending,
+    "once": Once,
+    "frozen": Frozen,
+    "fine": Fine,
+    "coarse": Coarse,
 }
-
-
-@contextmanager
-def experiment(name: str) -> Iterator[None]:
-    """Run the engine with CHANGES[name] within the block; "" changes nothing."""
-    if not name:
-        yield
-        return
-    owner, attribute, change = CHANGES[name]
-    original = getattr(owner, attribute)
-    setattr(owner, attribute, change(original))
-    try:
-        yield
-    finally:
-        setattr(owner, attribute, original)
+"""By the name of the experiment; "" for none."""

@@ -15,7 +15,8 @@ from ..layerfusion_core.layers.compositing import alpha_over
 from ..layerfusion_core.layers.measures import mask_flicker
 from ..layerfusion_core.method.options import LayerFusionOptions
 from ..layerfusion_core.method.prior_maps import PriorRecord
-from .experiments import experiment
+from ..layerfusion_core.method.streams import Layers
+from .experiments import BLENDINGS, WORDS, with_words
 from .methods import Method
 from .models import Models, Settings
 from .prompts import Pair
@@ -63,14 +64,17 @@ class Generator:
         s, started = self.settings, (time.perf_counter(), time.process_time())
         blended = [pair.background if method.blended_text == "background" else pair.blended_text for pair in pairs]
         texts = [[pair.foreground for pair in pairs], blended, [pair.background for pair in pairs]]
-        streams = [self.conditioning(stream) for stream in texts]
-        with experiment(method.experiment):
-            layers, record = sample_layers(
-                self.models.base, self.models.foreground, streams, self._text(""), self.latent(pairs),
-                s.seed + method.seed, s.steps, s.cfg, s.sampler, s.scheduler, 1.0, LayerFusionOptions(**method.options),
-            )  # fmt: skip
-        foreground, blended, background = (self.models.vae.decode(layer["samples"]).float() for layer in layers)
-        colour, alpha = self.models.transparent.decode(foreground, layers[0]["samples"], s.ensemble)
+        foreground, blended, background = (self.conditioning(stream) for stream in texts)
+        if method.experiment == WORDS:
+            foreground = with_words(foreground)
+        layers, record = sample_layers(
+            self.models.base, self.models.foreground, Layers((foreground,), blended, background), self._text(""),
+            self.latent(pairs), s.seed + method.seed, s.steps, s.cfg, s.sampler, s.scheduler, 1.0,
+            LayerFusionOptions(**method.options), blending=BLENDINGS[method.experiment],
+        )  # fmt: skip
+        samples = layers.map(lambda layer: layer["samples"])
+        foreground, blended, background = (self.models.vae.decode(own).float() for own in samples.streams)
+        colour, alpha = self.models.transparent.decode(foreground, samples.foregrounds[0], s.ensemble)
         now = time.perf_counter(), time.process_time()
         seconds = [(end - start) / len(pairs) for start, end in zip(started, now)]
         return Trios(colour, alpha, background, blended, _flicker(record, len(pairs)), *seconds)

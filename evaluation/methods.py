@@ -12,7 +12,7 @@ class Method:
     """One row of the table.
 
     options: fields of LayerFusionOptions; blended_text: "auto", or "background" (the background stream's prompt);
-    experiment: a change of experiments.py; seed: added to the settings' seed.
+    experiment: one of `experiments.BLENDINGS`; seed: added to the settings' seed.
     """
 
     name: str

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..layerfusion_core.host.sampling.guider import LayerFusionGuider
 from ..layerfusion_core.host.sampling.stacked import split_latent, stack_latent
 from ..layerfusion_core.method.options import LayerFusionOptions
-from ..layerfusion_core.method.streams import StreamLayout
+from ..layerfusion_core.method.streams import Layers
 from .floats import finite, float_input
 from .options import Options
 from .per_layer import negative_inputs, scale_inputs
@@ -60,14 +60,12 @@ class LayerFusionGuiderNode(io.ComfyNode):
         negative_foreground=None, negative_background=None, negative_blended=None,
         cfg_foreground=0.0, cfg_background=0.0, cfg_blended=0.0,
     ) -> io.NodeOutput:  # fmt: skip
-        streams = [foreground, blended, background]
-        negatives = [negative_foreground, negative_blended, negative_background]
+        streams = Layers((foreground,), blended, background)
+        negatives = Layers((negative_foreground,), negative_blended, negative_background)
         scales = {"cfg_foreground": cfg_foreground, "cfg_background": cfg_background, "cfg_blended": cfg_blended}
         options = replace(options or LayerFusionOptions(), **{name: scale for name, scale in scales.items() if scale})
-        layout = StreamLayout(1)
-        return io.NodeOutput(
-            LayerFusionGuider(base_model, foreground_model, streams, negative, cfg, options, layout, negatives)
-        )
+        guider = LayerFusionGuider(base_model, foreground_model, streams, negative, cfg, options, negatives)
+        return io.NodeOutput(guider)
 
 
 class LayerFusionStackLatents(io.ComfyNode):
@@ -93,7 +91,7 @@ class LayerFusionStackLatents(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent) -> io.NodeOutput:
-        return io.NodeOutput(stack_latent(latent, StreamLayout(1)))
+        return io.NodeOutput(stack_latent(latent))
 
 
 class LayerFusionSplitLatents(io.ComfyNode):
@@ -118,8 +116,8 @@ class LayerFusionSplitLatents(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent) -> io.NodeOutput:
-        foreground, blended, background = split_latent(latent, StreamLayout(1))
-        return io.NodeOutput(foreground, background, blended)
+        layers = split_latent(latent)
+        return io.NodeOutput(*layers.foregrounds, layers.background, layers.blended)
 
 
 NODES = [LayerFusionGuiderNode, LayerFusionStackLatents, LayerFusionSplitLatents]

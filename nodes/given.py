@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..layerfusion_core.host.models.transparent_encode import straight_alpha
 from ..layerfusion_core.host.sampling.given_layers import given_latent
 from ..layerfusion_core.layers.placing import place
-from ..layerfusion_core.method.streams import StreamLayout
+from ..layerfusion_core.method.streams import Layers
 from .floats import finite, float_input
 from .pictures import check_effects
 
@@ -81,10 +81,9 @@ class LayerFusionGivenLayers(io.ComfyNode):
         blended_mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         latent = given_latent(
-            [foreground, blended, background],
-            [keep_foreground, keep_blended, keep_background],
-            [foreground_mask, blended_mask, background_mask],
-            StreamLayout(1),
+            Layers((foreground,), blended, background),
+            Layers((keep_foreground,), keep_blended, keep_background),
+            Layers((foreground_mask,), blended_mask, background_mask),
         )
         return io.NodeOutput(latent)
 

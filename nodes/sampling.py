@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ..layerfusion_core.host.sampling.ksampler import sample_layers
 from ..layerfusion_core.method.options import LayerFusionOptions
+from ..layerfusion_core.method.streams import Layers
 from .floats import finite, float_input
 from .options import Options
 from .per_layer import negative_inputs
@@ -82,12 +83,11 @@ class LayerFusionKSampler(io.ComfyNode):
         negative_foreground=None, negative_background=None, negative_blended=None,
     ) -> io.NodeOutput:  # fmt: skip
         layers, priors = sample_layers(
-            base_model, foreground_model, [foreground, blended, background], negative, latent_image,
+            base_model, foreground_model, Layers((foreground,), blended, background), negative, latent_image,
             seed, steps, cfg, sampler_name, scheduler, denoise, options or LayerFusionOptions(),
-            [negative_foreground, negative_blended, negative_background],
+            Layers((negative_foreground,), negative_blended, negative_background),
         )  # fmt: skip
-        foreground_latent, blended_latent, background_latent = layers
-        return io.NodeOutput(foreground_latent, background_latent, blended_latent, priors)
+        return io.NodeOutput(*layers.foregrounds, layers.background, layers.blended, priors)
 
 
 NODES = [LayerFusionKSampler]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from ..method.masks import area_average
-from ..method.streams import StreamLayout
+from ..method.streams import Layers
 
 HELD = 1.0  # keep from which a cell is never denoised
 _STEP = 1e-4  # of a step, and of a noise level: what rounding may move
@@ -30,28 +30,31 @@ class GivenLayer:
 
 @dataclass(frozen=True)
 class GivenLayers:
-    """The given layers in layout order (foregrounds, blended, background), None where there is none."""
+    """The `GivenLayer` of each layer, None where there is none."""
 
-    layers: tuple[GivenLayer | None, ...]
+    layers: Layers
 
     @property
     def shape(self) -> torch.Size:
         """(N, C, h, w), the same for all layers."""
-        return next(layer.samples.shape for layer in self.layers if layer is not None)
+        return next(layer.samples.shape for layer in self.layers.streams if layer is not None)
 
     @property
     def picture(self) -> torch.Tensor:
         """The one layer (N, C, h, w) that shows most of the picture: blended, else background, else a foreground."""
-        return next(layer.samples for layer in (*self.layers[-2:], *self.layers) if layer is not None)
+        foregrounds, blended, background = self.layers
+        return next(layer.samples for layer in (blended, background, *foregrounds) if layer is not None)
 
-    def rows(self, rest: torch.Tensor, layout: StreamLayout) -> torch.Tensor:
+    def rows(self, rest: torch.Tensor) -> torch.Tensor:
         """Start latents of all streams (N * S, C, h, w): the given ones, and `rest` (N, C, h, w) for the others."""
-        return layout.stack([rest if layer is None else layer.samples.to(rest) for layer in self.layers])
+        given = self.layers.map(lambda layer: rest if layer is None else layer.samples.to(rest))
+        return self.layers.layout.stack(given)
 
-    def keep_rows(self, layout: StreamLayout) -> torch.Tensor:
+    def keep_rows(self) -> torch.Tensor:
         """keep of all streams (N * S, 1, h, w), 0 for layers not given."""
         n, _, h, w = self.shape
-        return layout.stack([torch.zeros(n, 1, h, w) if layer is None else layer.keep for layer in self.layers])
+        keep = self.layers.map(lambda layer: torch.zeros(n, 1, h, w) if layer is None else layer.keep)
+        return self.layers.layout.stack(keep)
 
 
 def keep_map(strength: float, shape: torch.Size, masks: list[torch.Tensor]) -> torch.Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from .streams import Layers, StreamLayout
+
 
 class BackgroundMode(str, Enum):
     """How blended and background agree on the scene (see `blending.blend` and `blending.blend_predictions`)."""
@@ -74,10 +76,10 @@ class LayerFusionOptions:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected 0 (as cfg) or a guidance scale above, got {getattr(self, name)}")
 
-    def cfg_of_streams(self, cfg: float, foregrounds: int) -> list[float]:
-        """Guidance scales in layout order for `foregrounds` foreground streams; `cfg` where a stream has none of its own."""
-        own = [self.cfg_foreground] * foregrounds + [self.cfg_blended, self.cfg_background]
-        return [scale or cfg for scale in own]
+    def cfg_of_layers(self, cfg: float, layout: StreamLayout) -> Layers:
+        """The layers' guidance scales; `cfg` where a layer has none of its own."""
+        own = Layers((self.cfg_foreground,) * layout.foreground_count, self.cfg_blended, self.cfg_background)
+        return own.map(lambda scale: scale or cfg)
 
     @property
     def blends(self) -> bool:

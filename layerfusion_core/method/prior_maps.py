@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -26,6 +27,11 @@ class PriorMaps:
     grids: dict[Block, Grid]
     region: torch.Tensor | None = None
 
+    @property
+    def last(self) -> Block:
+        """The block of the last self-attention."""
+        return next(reversed(self.grids))
+
     def on(self, grid: Grid) -> list[Block]:
         """The blocks on a grid."""
         return [block for block, own in self.grids.items() if own == grid]
@@ -44,9 +50,9 @@ class PriorMaps:
         """`soft_region` on a grid, (R, M_l)."""
         return None if self.region is None else soft_region(self.region, grid)
 
-    def masks(self, grid: Grid, hardness: float, foregrounds: int) -> Masks:
-        """The masks of the blocks on a grid, (blocks, N, ...), for samples of `foregrounds` rows each."""
-        soft = self.soft(grid).unflatten(1, (-1, foregrounds))
+    def masks(self, grid: Grid, hardness: float, foreground_count: int) -> Masks:
+        """The masks of the blocks on a grid, (blocks, N, ...), for samples of `foreground_count` rows each."""
+        soft = self.soft(grid).unflatten(1, (-1, foreground_count))
         hard = hard_mask(soft, hardness)
         return masks_of(soft, hard, grow(hard, grid))
 
@@ -67,38 +73,40 @@ class PriorMaps:
 
 
 @dataclass
-class PriorCollector:
-    """Gathers s and c^l while an evaluation runs; several conditionings of one stream are averaged."""
+class ReadPriors:
+    """What one forward reads of one conditioning's foreground rows: s of the last self-attention, c^l of every block."""
 
-    last: Block
-    _scores: list[torch.Tensor] = field(default_factory=list)
-    _grid: Grid = (0, 0)
-    _content: dict[Block, list[torch.Tensor]] = field(default_factory=dict)
-    _grids: dict[Block, Grid] = field(default_factory=dict)
+    scores: torch.Tensor | None = None
+    scores_grid: Grid = (0, 0)
+    content: dict[Block, torch.Tensor] = field(default_factory=dict)
+    grids: dict[Block, Grid] = field(default_factory=dict)
 
     def add_structure(self, scores: torch.Tensor, grid: Grid) -> None:
-        """Add s (R, M) of the last self-attention."""
-        self._scores.append(scores)
-        self._grid = grid
+        """Keep s (R, M) of the last self-attention."""
+        self.scores, self.scores_grid = scores, grid
 
     def add_content(self, block: Block, confidence: torch.Tensor, grid: Grid) -> None:
-        """Add c^l (R, M_l) of one block."""
-        self._content.setdefault(block, []).append(confidence)
-        self._grids[block] = grid
+        """Keep c^l (R, M_l) of one block."""
+        self.content[block], self.grids[block] = confidence, grid
 
-    def finish(self) -> PriorMaps | None:
-        """The maps of this evaluation, or None when it showed no positive foreground row.
 
-        Conditionings may run on different devices; all maps come to the one that the first has run on.
-        """
-        if not self._scores or self.last not in self._content:
-            return None
-        device = self._scores[0].device
-        content: dict[Grid, list[torch.Tensor]] = {}
-        for block, maps in self._content.items():
-            content.setdefault(self._grids[block], []).append(_mean(maps, device))
-        stacked = {grid: torch.stack(maps) for grid, maps in content.items()}
-        return PriorMaps(structure_prior(_mean(self._scores, device)), self._grid, stacked, dict(self._grids))
+def prior_maps(read: Sequence[ReadPriors], last: Block) -> PriorMaps | None:
+    """The maps of an evaluation: the mean of what was read of each conditioning, or None when that is not complete.
+
+    last: the block of the last self-attention. Conditionings may run on different devices; all maps come to that of the
+    first.
+    """
+    found = [priors for priors in read if priors.scores is not None]
+    if not found or not any(last in priors.content for priors in read):
+        return None
+    device, grid = found[0].scores.device, found[0].scores_grid
+    grids = {block: own for priors in read for block, own in priors.grids.items()}
+    content: dict[Grid, list[torch.Tensor]] = {}
+    for block, own in grids.items():
+        each = [priors.content[block] for priors in read if block in priors.content]
+        content.setdefault(own, []).append(_mean(each, device))
+    stacked = {own: torch.stack(maps) for own, maps in content.items()}
+    return PriorMaps(structure_prior(_mean([priors.scores for priors in found], device)), grid, stacked, grids)
 
 
 def _mean(maps: list[torch.Tensor], device: torch.device) -> torch.Tensor:
@@ -110,11 +118,11 @@ def _mean(maps: list[torch.Tensor], device: torch.device) -> torch.Tensor:
 class PriorRecord:
     """What a run's evaluations used: one `PriorMaps` per blended evaluation, with its sigma. The LAYERFUSION_PRIORS socket.
 
-    hardness: d of the hard masks; foregrounds: K; image_size: (height, width) of the pictures in pixels.
+    hardness: d of the hard masks; foreground_count: K; image_size: (height, width) of the pictures in pixels.
     """
 
     hardness: float
-    foregrounds: int
+    foreground_count: int
     image_size: tuple[int, int]
     last: Block
     sigmas: list[float] = field(default_factory=list)

@@ -12,6 +12,7 @@ from comfy.model_patcher import ModelPatcher
 
 from layerfusion_pack.layerfusion_core.host.sampling.ksampler import sample_layers
 from layerfusion_pack.layerfusion_core.method.options import LayerFusionOptions
+from layerfusion_pack.layerfusion_core.method.streams import Layers
 
 SEED, STEPS = 7, 4
 NAMES = ("foreground", "blended", "background")
@@ -58,10 +59,10 @@ def layered(
     """Run the engine; returns ([foreground, blended, background] samples, priors)."""
     base, foreground = pair or models()
     layers, record = sample_layers(
-        base, foreground, streams or prompts(), negative or NEGATIVE, latent or empty_latent(), seed, steps, cfg, sampler,
-        scheduler, 1.0, LayerFusionOptions(**options), negatives,
+        base, foreground, Layers.of(streams or prompts()), negative or NEGATIVE, latent or empty_latent(), seed, steps, cfg,
+        sampler, scheduler, 1.0, LayerFusionOptions(**options), negatives and Layers.of(negatives),
     )  # fmt: skip
-    return [layer["samples"] for layer in layers], record
+    return [layer["samples"] for layer in layers.streams], record
 
 
 def stock(

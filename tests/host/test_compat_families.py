@@ -80,6 +80,6 @@ def test_other_families_are_refused_by_name(family):
     expected = f"base_model is {REFUSED[family]}. Expected an SDXL checkpoint"
     with pytest.raises(ValueError, match=expected):
         runs.sample_layers(
-            Other(), models()[1], prompts(), runs.NEGATIVE, runs.empty_latent(), 0, 1, 1.0, "euler", "normal", 1.0,
-            runs.LayerFusionOptions(),
+            Other(), models()[1], runs.Layers.of(prompts()), runs.NEGATIVE, runs.empty_latent(), 0, 1, 1.0, "euler", "normal",
+            1.0, runs.LayerFusionOptions(),
         )  # fmt: skip

@@ -123,7 +123,7 @@ def test_wrong_family():
 
     with pytest.raises(ValueError, match="base_model is Stable Diffusion 1.5. Expected an SDXL checkpoint"):
         runs.sample_layers(
-            NotSDXL(), models()[1], prompts(), NEGATIVE, {"samples": torch.zeros(1, 4, 16, 16)}, 0, 1, 1.0, "euler", "normal", 1.0,
+            NotSDXL(), models()[1], runs.Layers.of(prompts()), NEGATIVE, runs.empty_latent(), 0, 1, 1.0, "euler", "normal", 1.0,
             runs.LayerFusionOptions(),
         )  # fmt: skip
 

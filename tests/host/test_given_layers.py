@@ -196,7 +196,7 @@ def test_inputs_and_models_are_left_as_they_were():
     layered(latent=latent)
     for name in NAMES:
         assert all(torch.equal(inputs[name][key], before[name][key]) for key in before[name])
-    for mine, theirs in zip(latent[host_given.GIVEN_KEY].layers, kept[host_given.GIVEN_KEY].layers):
+    for mine, theirs in zip(latent[host_given.GIVEN_KEY].layers.streams, kept[host_given.GIVEN_KEY].layers.streams):
         assert torch.equal(mine.samples, theirs.samples) and torch.equal(mine.keep, theirs.keep)
     assert repr(base.model_options) == options and "denoise_mask_function" not in base.model_options
 

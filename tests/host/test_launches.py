@@ -11,6 +11,7 @@ import torch
 
 from layerfusion_pack.layerfusion_core.host.sampling.ksampler import sample_layers
 from layerfusion_pack.layerfusion_core.method.options import LayerFusionOptions
+from layerfusion_pack.layerfusion_core.method.streams import Layers
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 CONTEXT, POOLED = 64, 32
@@ -63,7 +64,7 @@ def test_kernels_of_an_evaluation(models, prompts, stock, options, bound):
 
     def sample(steps: int) -> None:
         sample_layers(
-            *models, prompts[:3], prompts[3], {"samples": torch.zeros(1, 4, 8, 8)}, 1, steps, 7.0, "euler", "normal",
+            *models, Layers.of(prompts[:3]), prompts[3], {"samples": torch.zeros(1, 4, 8, 8)}, 1, steps, 7.0, "euler", "normal",
             1.0, LayerFusionOptions(**options),
         )  # fmt: skip
 

@@ -123,7 +123,7 @@ def test_the_model_and_what_follows_a_run_are_left_alone(monkeypatch):
 
 
 def test_draws_of_other_shapes_stay_as_they_are():
-    steps, sampler = StepNoise(StreamLayout(1)), comfy.samplers.sampler_object("euler")
+    steps, sampler = StepNoise(StreamLayout()), comfy.samplers.sampler_object("euler")
     drawn = {}
 
     def draw(_, x, *args, **kwargs):

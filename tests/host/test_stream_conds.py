@@ -12,7 +12,7 @@ from compat import core, different, pair_of, streams_equal_stock
 from runs import NAMES, layered, prompts, stock
 
 from layerfusion_pack.layerfusion_core.host.sampling.given_layers import given_latent
-from layerfusion_pack.layerfusion_core.method.streams import StreamLayout
+from layerfusion_pack.layerfusion_core.method.streams import Layers
 
 
 @lru_cache(maxsize=1)
@@ -78,7 +78,7 @@ def test_given_layers_on_an_inpainting_checkpoint():
     """The stream with a mask gets it, with its picture; the others are runs without a mask."""
     pictures = {"samples": random(2, 4, 16, 16)}
     masks = torch.cat([half("upper"), half("left")])
-    given = given_latent([None, None, pictures], [1.0, 1.0, 1.0], [None, None, masks], StreamLayout(1))
+    given = given_latent(Layers((None,), None, pictures), Layers((1.0,), 1.0, 1.0), Layers((None,), None, masks))
     found, _ = layered(inpainting(), latent=given, strength=0.0, steps=2)
     latents = [runs.empty_latent(2), runs.empty_latent(2), {**pictures, "noise_mask": masks.unsqueeze(1)}]
     base, foreground = inpainting()

@@ -17,7 +17,7 @@ from layerfusion_pack.layerfusion_core.layers.keep import (
     release_levels,
     release_sigmas,
 )
-from layerfusion_pack.layerfusion_core.method.streams import StreamLayout
+from layerfusion_pack.layerfusion_core.method.streams import Layers, StreamLayout
 
 SHAPE = torch.Size((2, 4, 4, 4))
 SIGMAS = torch.tensor([10.0, 8.0, 6.0, 4.0, 2.0, 0.0])  # five steps
@@ -73,19 +73,19 @@ def test_held_above_the_release_level_and_for_ever_at_keep_one():
 
 
 def test_rows_take_given_layers_and_the_rest():
-    layout, rest = StreamLayout(1), torch.zeros(SHAPE)
+    layout, rest = StreamLayout(), torch.zeros(SHAPE)
     background = GivenLayer(torch.randn(SHAPE), torch.ones(2, 1, 4, 4))
-    given = GivenLayers((None, None, background))
-    rows = given.rows(rest, layout)
-    assert torch.equal(layout.split(rows)[2], background.samples) and not rows[[0, 1, 3, 4]].any()
+    given = GivenLayers(Layers((None,), None, background))
+    rows = given.rows(rest)
+    assert torch.equal(layout.split(rows).background, background.samples) and not rows[[0, 1, 3, 4]].any()
     assert given.picture is background.samples
     foreground = GivenLayer(torch.randn(SHAPE), torch.ones(2, 1, 4, 4))
-    assert GivenLayers((foreground, None, background)).picture is background.samples
-    assert GivenLayers((foreground, None, None)).picture is foreground.samples
-    keep = layout.split(given.keep_rows(layout))
+    assert GivenLayers(Layers((foreground,), None, background)).picture is background.samples
+    assert GivenLayers(Layers((foreground,), None, None)).picture is foreground.samples
+    keep = layout.split(given.keep_rows()).streams
     assert (keep[2] == 1).all() and not keep[0].any() and not keep[1].any()
-    unkept = GivenLayers((None, None, GivenLayer(background.samples, torch.zeros(2, 1, 4, 4))))
-    assert not unkept.keep_rows(layout).any()
+    unkept = GivenLayers(Layers((None,), None, GivenLayer(background.samples, torch.zeros(2, 1, 4, 4))))
+    assert not unkept.keep_rows().any()
 
 
 def test_paste_takes_held_cells_only():

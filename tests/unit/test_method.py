@@ -22,7 +22,7 @@ from layerfusion_pack.layerfusion_core.method.masks import (
     surround_mask,
 )
 from layerfusion_pack.layerfusion_core.method.options import BackgroundMode, LayerFusionOptions
-from layerfusion_pack.layerfusion_core.method.streams import StreamLayout, interleave
+from layerfusion_pack.layerfusion_core.method.streams import Layers, StreamLayout, interleave
 
 HEADS = 4
 
@@ -154,43 +154,43 @@ def written_out(mode: BackgroundMode, site: str) -> list[torch.Tensor]:
 @pytest.mark.parametrize("site", ["attn1", "attn2"])
 @pytest.mark.parametrize("mode", list(BackgroundMode))
 def test_blending_equals_the_equations(mode, site):
-    found = blend(A.clone(), MASKS, LAYOUT, mode, site).unbind(1)
+    found = blend(A.clone(), MASKS, mode, site).unbind(1)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, written_out(mode, site)))
 
 
 def test_strength_interpolates_and_zero_is_the_input_itself():
-    full = blend(A.clone(), MASKS, LAYOUT, BackgroundMode.ADAPT, "attn1")
-    half = blend(A.clone(), MASKS, LAYOUT, BackgroundMode.ADAPT, "attn1", 0.5)
+    full = blend(A.clone(), MASKS, BackgroundMode.ADAPT, "attn1")
+    half = blend(A.clone(), MASKS, BackgroundMode.ADAPT, "attn1", 0.5)
     assert torch.allclose(half, (A + full) / 2, atol=1e-6)
-    assert blend(A, MASKS, LAYOUT, BackgroundMode.ADAPT, "attn1", 0.0) is A
+    assert blend(A, MASKS, BackgroundMode.ADAPT, "attn1", 0.0) is A
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_blending_writes_over_its_input_or_leaves_it_whole(strength):
     a = A.clone()
-    found = blend(a, MASKS, LAYOUT, BackgroundMode.SHARE, "attn1", strength)
+    found = blend(a, MASKS, BackgroundMode.SHARE, "attn1", strength)
     assert (found is a) == (strength == 1.0) and torch.equal(a, A) == (strength < 1.0)
 
 
 def test_blending_keeps_the_type():
     half = A.half()
-    assert blend(half, MASKS.to(half), LAYOUT, BackgroundMode.ADAPT, "attn1").dtype == torch.float16
+    assert blend(half, MASKS.to(half), BackgroundMode.ADAPT, "attn1").dtype == torch.float16
 
 
 def test_groups_beyond_the_samples_take_the_samples_masks_again():
     """Positive and negative rows: the masks of N samples serve every chunk of N groups."""
     a = random(4, 3, 6, 5, seed=6)
-    both = blend(a.clone(), MASKS, LAYOUT, BackgroundMode.SHARE, "attn1")
-    each = [blend(half.clone(), MASKS, LAYOUT, BackgroundMode.SHARE, "attn1") for half in a.split(2)]
+    both = blend(a.clone(), MASKS, BackgroundMode.SHARE, "attn1")
+    each = [blend(half.clone(), MASKS, BackgroundMode.SHARE, "attn1") for half in a.split(2)]
     assert torch.equal(both, torch.cat(each))
 
 
 def test_zero_and_one_masks():
     zeros, ones = (masks_of(*map(full, SHAPES)).over_channels() for full in (torch.zeros, torch.ones))
     fg, bl, bg = A.unbind(1)
-    nothing = blend(A.clone(), zeros, LAYOUT, BackgroundMode.LITERAL, "attn1").unbind(1)
+    nothing = blend(A.clone(), zeros, BackgroundMode.LITERAL, "attn1").unbind(1)
     assert all(torch.equal(a, b) for a, b in zip(nothing, (fg, bl, bg)))
-    everything = blend(A.clone(), ones, LAYOUT, BackgroundMode.ADAPT, "attn1").unbind(1)
+    everything = blend(A.clone(), ones, BackgroundMode.ADAPT, "attn1").unbind(1)
     assert torch.equal(everything[1], fg) and torch.equal(everything[2], bg)
 
 
@@ -199,7 +199,7 @@ def test_two_foregrounds_are_composited_in_order():
     soft = torch.zeros(1, 2, 6)
     soft[0, 0, :4], soft[0, 1, 2:] = 1.0, 1.0  # the second lies over the first where both are
     masks = masks_of(soft, torch.zeros(1, 2, 6), torch.zeros(1, 6)).over_channels()
-    found = blend(a.clone(), masks, layout, BackgroundMode.ADAPT, "attn1")[0]
+    found = blend(a.clone(), masks, BackgroundMode.ADAPT, "attn1")[0]
     first, second, _, background = a[0]
     assert torch.allclose(found[layout.blended], torch.cat([first[:2], second[2:]]))
     assert torch.equal(found[layout.background], background), "covered everywhere: the background keeps its own"
@@ -210,7 +210,7 @@ def test_a_hidden_part_of_a_foreground_takes_nothing_of_what_hides_it():
     a = random(1, 5, 4, 3, seed=4)
     soft = torch.tensor([[[1.0, 1, 1, 0], [0, 1, 0, 1], [0, 0, 1, 1]]])
     masks = masks_of(soft, soft, torch.ones(1, 4)).over_channels()
-    found = blend(a.clone(), masks, StreamLayout(3), BackgroundMode.OFF, "attn1")[0]
+    found = blend(a.clone(), masks, BackgroundMode.OFF, "attn1")[0]
     assert all(torch.equal(found[k], a[0, k]) for k in range(3)), "the front ones are seen whole, the others kept"
     assert torch.equal(found[3], torch.stack([a[0, 0, 0], a[0, 1, 1], a[0, 2, 2], a[0, 2, 3]]))
     half = masks_of(torch.full((1, 3, 1), 0.5), torch.ones(1, 3, 1), torch.ones(1, 1))
@@ -258,11 +258,11 @@ def test_surround_is_the_grown_hard_mask_of_content_alone():
 
 
 def test_layout_stacks_and_splits():
-    streams = [torch.full((2, 1), float(i)) for i in range(3)]
+    streams = Layers.of(torch.full((2, 1), float(i)) for i in range(3))
     rows = LAYOUT.stack(streams)
     assert rows.flatten().tolist() == [0, 1, 2, 0, 1, 2]
-    assert all(torch.equal(a, b) for a, b in zip(LAYOUT.split(rows), streams))
-    assert torch.equal(interleave(streams), rows)
+    assert all(torch.equal(a, b) for a, b in zip(LAYOUT.split(rows).streams, streams.streams))
+    assert torch.equal(interleave(streams.streams), rows)
     assert StreamLayout(2).names == ("foreground 1", "foreground 2", "blended", "background")
 
 
@@ -270,7 +270,7 @@ def test_layout_errors():
     with pytest.raises(ValueError, match="at least one foreground"):
         StreamLayout(0)
     with pytest.raises(ValueError, match="expected 3 streams .foreground, blended, background., got 2"):
-        LAYOUT.stack([torch.zeros(1), torch.zeros(1)])
+        LAYOUT.stack(Layers.of([torch.zeros(1), torch.zeros(1)]))
     with pytest.raises(ValueError, match="the batch holds 4 rows, which is no multiple of the 3 streams"):
         LAYOUT.grouped(torch.zeros(4, 1))
 

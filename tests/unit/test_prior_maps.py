@@ -8,27 +8,31 @@ import pytest
 import torch
 
 from layerfusion_pack.layerfusion_core.method.map_colors import enlarge, heat, prior_strip
-from layerfusion_pack.layerfusion_core.method.prior_maps import PriorCollector, PriorRecord
+from layerfusion_pack.layerfusion_core.method.prior_maps import PriorMaps, PriorRecord, ReadPriors, prior_maps
 
 COARSE, FINE = ("middle", 0, 0), ("output", 5, 1)
 
 
-def collected() -> PriorCollector:
-    collector = PriorCollector(FINE)
-    collector.add_content(COARSE, torch.tensor([[0.1, 0.2]]), (1, 2))
-    collector.add_structure(torch.tensor([[1.0, 9.0, 5.0, 9.0, 9.0, 1.0, 9.0, 9.0]]), (2, 4))
-    collector.add_content(FINE, torch.full((1, 8), 0.5), (2, 4))
-    return collector
+def read() -> ReadPriors:
+    priors = ReadPriors()
+    priors.add_content(COARSE, torch.tensor([[0.1, 0.2]]), (1, 2))
+    priors.add_structure(torch.tensor([[1.0, 9.0, 5.0, 9.0, 9.0, 1.0, 9.0, 9.0]]), (2, 4))
+    priors.add_content(FINE, torch.full((1, 8), 0.5), (2, 4))
+    return priors
+
+
+def collected() -> PriorMaps:
+    return prior_maps([read()], FINE)
 
 
 def record() -> PriorRecord:
     record = PriorRecord(10.0, 1, (16, 32), FINE)
-    record.add(14.6, collected().finish())
+    record.add(14.6, collected())
     return record.finish()
 
 
 def test_masks_of_each_block_on_its_own_grid():
-    maps = collected().finish()
+    maps = collected()
     assert torch.allclose(maps.structure, torch.tensor([[1.0, 0, 0.5, 0, 0, 1.0, 0, 0]]))
     assert torch.allclose(maps.soft(maps.grids[FINE]), maps.structure)
     # area average of s' over halves of 2 x 2 tokens: 0.5 and 0.125, times 0.1 and 0.2
@@ -37,19 +41,19 @@ def test_masks_of_each_block_on_its_own_grid():
 
 def test_maps_of_another_size():
     """The step before had other tokens: content confidence and structure meet on the grid of this one."""
-    fine = collected().finish().resized(COARSE, (2, 4))
+    fine = collected().resized(COARSE, (2, 4))
     assert torch.allclose(fine.content_of(COARSE), torch.tensor([[0.1, 0.1, 0.2, 0.2] * 2]))
     masks = fine.masks((2, 4), 10.0, 1)
     assert fine.on((2, 4)) == [COARSE]
     assert torch.allclose(masks.soft[0], torch.tensor([[[1.0, 0, 1.0, 0, 0, 1.0, 0, 0]]]))
-    same = collected().finish()
+    same = collected()
     assert torch.equal(same.resized(FINE, (2, 4)).soft((2, 4)), same.soft((2, 4)))
 
 
 def test_a_region_goes_with_the_maps():
     region = torch.zeros(1, 2, 4)
     region[:, 0] = 1.0  # the upper row
-    maps = replace(collected().finish(), region=region)
+    maps = replace(collected(), region=region)
     upper = torch.tensor([[1.0, 0.0, 0.5, 0.0]])
     assert torch.allclose(maps.soft((2, 4)), torch.cat([upper, torch.zeros(1, 4)], dim=1) * maps.region_on((2, 4)))
     assert maps.masks((2, 4), 10.0, 1).soft[0, 0, 0, 4:].max() == 0
@@ -60,25 +64,26 @@ def test_a_region_goes_with_the_maps():
 
 
 def test_several_conditionings_are_averaged():
-    collector = collected()
-    collector.add_structure(torch.full((1, 8), 1.0), (2, 4))
-    collector.add_content(FINE, torch.full((1, 8), 0.1), (2, 4))
-    assert torch.allclose(collector.finish().content_of(FINE), torch.full((1, 8), 0.3))
+    other = ReadPriors()
+    other.add_structure(torch.full((1, 8), 1.0), (2, 4))
+    other.add_content(FINE, torch.full((1, 8), 0.1), (2, 4))
+    assert torch.allclose(prior_maps([read(), other], FINE).content_of(FINE), torch.full((1, 8), 0.3))
 
 
 def test_maps_of_several_devices_come_to_the_first():
     """Conditionings of one stream may run on different GPUs; `meta` stands for one here."""
-    collector = PriorCollector(FINE)
-    collector.add_structure(torch.ones(1, 8, device="meta"), (2, 4))
-    collector.add_structure(torch.ones(1, 8), (2, 4))
-    collector.add_content(FINE, torch.ones(1, 8), (2, 4))
-    collector.add_content(FINE, torch.ones(1, 8, device="meta"), (2, 4))
-    maps = collector.finish()
+    first, second = ReadPriors(), ReadPriors()
+    first.add_structure(torch.ones(1, 8, device="meta"), (2, 4))
+    second.add_structure(torch.ones(1, 8), (2, 4))
+    first.add_content(FINE, torch.ones(1, 8), (2, 4))
+    second.add_content(FINE, torch.ones(1, 8, device="meta"), (2, 4))
+    maps = prior_maps([first, second], FINE)
     assert maps.structure.device.type == maps.content[2, 4].device.type == "meta"
 
 
 def test_nothing_collected_is_none():
-    assert PriorCollector(FINE).finish() is None
+    assert prior_maps([], FINE) is None
+    assert prior_maps([ReadPriors()], FINE) is None
 
 
 def test_record_shows_the_four_maps():

@@ -21,14 +21,14 @@ def mask_files(record: PriorRecord, samples: int) -> list[dict[str, dict[str, ui
     if not record.maps:
         return [{} for _ in range(samples)]
     maps = record.images(-1)
-    recorded = len(maps["soft"]) // record.foregrounds
+    recorded = len(maps["soft"]) // record.foreground_count
     if recorded != samples:
         raise ValueError(
             f"The priors are of {recorded} picture(s), the layers of {samples}; connect the priors of the same run, or none."
         )
     files = {}
     for name in FIGURE_ORDER:
-        tiles = maps[name].unflatten(0, (samples, record.foregrounds))  # (N, K, h, w)
+        tiles = maps[name].unflatten(0, (samples, record.foreground_count))  # (N, K, h, w)
         strips = heat(tiles.permute(0, 2, 1, 3).flatten(2))  # (N, h, K w, 3)
         prefix = f"{PREFIX}_{name}_{uuid.uuid4().hex[:8]}"  # numbers start anew in each session, pages cache by name
         files[name] = ui.ImageSaveHelper.save_images(strips, prefix, io.FolderType.temp, cls=None, compress_level=1)

@@ -86,14 +86,14 @@ def _check_ranges(entries: list[dict], what: str) -> None:
         )
 
 
-def text_columns(conditioning: list, device: torch.device) -> TextColumns:
+def text_columns(prompt: dict, device: torch.device) -> TextColumns:
     """The content-confidence columns of one processed foreground conditioning entry.
 
     With the <EOS> column known (LayerFusion Text Encode), that one. Otherwise the documented fallback: the mean over
     every column but each chunk's start token, which holds the attention that the text does not claim.
     """
-    tokens = conditioning["cross_attn"].shape[1]
-    eos = [c for c in conditioning.get(EOS_KEY) or [] if 0 <= c < tokens]
+    tokens = prompt["cross_attn"].shape[1]
+    eos = [c for c in prompt.get(EOS_KEY) or [] if 0 <= c < tokens]
     if not eos:
         log.info("foreground prompt without token positions: using all text columns for the content confidence prior")
     return TextColumns(eos, tokens, CHUNK, device)

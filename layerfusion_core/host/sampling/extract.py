@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import comfy.sample
 import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...method.blending import Blending
 from ...method.options import LayerFusionOptions
 from ...method.prior_maps import PriorRecord
 from ...method.streams import StreamLayout
 from ..models.families import require_sdxl
-from ..unet.blocks import transformer_blocks
-from ..unet.patches import PRIOR_PASS, install
-from ..unet.run import BlendRun
+from ..unet.calls import options_in, watched
+from ..unet.patches import install, settings_for
+from ..unet.run import Pass, Run
 from .conditioning import check_conditioning, text_columns
+from .evaluate import evaluate
 from .ksampler import check_latent
 
 
@@ -30,21 +34,23 @@ class _OneEvaluation(comfy.samplers.Sampler):
 
 
 class _PriorGuider(comfy.samplers.CFGGuider):
-    def __init__(self, model: ModelPatcher, run: BlendRun, conditioning: list):
-        super().__init__(install(model, run))
+    """Evaluates the foreground's prior pass alone."""
+
+    def __init__(self, model: ModelPatcher, run: Run, conditioning: list):
+        super().__init__(install(model))
         self.run = run
         self.inner_set_conds({"positive": conditioning})
 
     def predict_noise(self, x, timestep, model_options=None, seed=None):
-        run = self.run
-        run.text = {entry["uuid"]: [text_columns(entry, x.device)] for entry in self.conds["positive"]}
-        options = {**model_options, "transformer_options": {**model_options["transformer_options"], PRIOR_PASS: True}}
-        run.begin_evaluation(float(timestep[0]))
-        run.begin_prior_pass()
-        comfy.samplers.calc_cond_batch(self.inner_model, [self.conds["positive"]], x, timestep, options)
-        run.end_prior_pass()
-        run.begin_blended_pass(float(timestep[0]))
-        return x
+        prompts = self.conds["positive"]
+        self.run.columns = {prompt["uuid"]: (text_columns(prompt, x.device),) for prompt in prompts}
+        prior_pass = partial(self._prior_pass, prompts, timestep, model_options)
+        return evaluate(self.run, x, float(timestep[0]), prior_pass, lambda x, this: x)
+
+    def _prior_pass(self, prompts: list, timestep, model_options: dict, x: torch.Tensor, this: Pass) -> None:
+        model_options = options_in(model_options, this)
+        with watched(this, prompts, model_options["transformer_options"]):
+            comfy.samplers.calc_cond_batch(self.inner_model, [prompts], x, timestep, model_options)
 
 
 def extract_priors(
@@ -63,13 +69,10 @@ def extract_priors(
     timestep = torch.tensor(noise_percent * (len(sampling.sigmas) - 1))
     sigmas = torch.stack([sampling.sigma(timestep).cpu().float(), torch.tensor(0.0)])
 
-    run = BlendRun(StreamLayout(1), LayerFusionOptions(hardness=hardness), transformer_blocks(foreground))
-    run.start(samples.shape)
+    blending = Blending(StreamLayout(), LayerFusionOptions(hardness=hardness))
+    run = Run(settings_for(blending, foreground), samples.shape)
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
-    try:
-        _PriorGuider(foreground, run, conditioning).sample(
-            noise, samples, _OneEvaluation(), sigmas, disable_pbar=True, seed=seed
-        )
-    finally:
-        run.release()
+    _PriorGuider(foreground, run, conditioning).sample(
+        noise, samples, _OneEvaluation(), sigmas, disable_pbar=True, seed=seed
+    )
     return run.record.finish()

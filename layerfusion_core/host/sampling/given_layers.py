@@ -7,9 +7,9 @@ import logging
 import torch
 
 from ...layers.keep import HELD, GivenLayer, GivenLayers, keep_map
-from ...method.streams import StreamLayout
+from ...method.streams import Layers
+from ...vae.decoder import LATENT_SCALE
 from ..models.latents import require_channels, require_picture, vae_crop
-from ..unet.run import PIXELS
 
 GIVEN_KEY = "layerfusion_given"  # of the GivenLayers in a LATENT
 KEEP_KEY = "layerfusion_keep"  # of keep (B, 1, h, w) in the LATENT of a layer that a run with GivenLayers gives
@@ -19,16 +19,15 @@ _ROUNDING = 1e-3  # of a latent's deviation: by which samplers move what they le
 log = logging.getLogger(__name__)
 
 
-def given_latent(
-    latents: list[dict | None], strengths: list[float], masks: list[torch.Tensor | None], layout: StreamLayout
-) -> dict:
-    """One LATENT of the given LATENTs, all lists in layout order: GivenLayers under GIVEN_KEY, and one layer's samples.
+def given_latent(latents: Layers, strengths: Layers, masks: Layers) -> dict:
+    """One LATENT of the layers' LATENTs (None where not given): GivenLayers under GIVEN_KEY, and one layer's samples.
 
     Samples are what other nodes see: the blended picture, else background, else foreground.
     strengths: keep in [0, 1]; masks: (B, H, W) or (H, W), 1 = made anew; a noise mask in a LATENT counts like one. A
     layer of batch 1 serves every picture of the others. ValueError for layers that do not fit each other.
     """
-    found = {name: latent for name, latent in zip(layout.names, latents) if latent is not None}
+    names = Layers.of(latents.layout.names)
+    found = {name: latent for name, latent in zip(names.streams, latents.streams) if latent is not None}
     if not found:
         raise ValueError(
             "expected at least one given layer (foreground, background or blended), got none; for a run without given "
@@ -46,19 +45,17 @@ def given_latent(
     if any(size[0] not in (1, batch) for size in sizes.values()):
         raise ValueError(f"expected batches of 1 or one same number, got {_sizes(sizes)}")
 
-    layers: list[GivenLayer | None] = []
-    for name, latent, strength, mask in zip(layout.names, latents, strengths, masks):
+    def layer(name: str, latent: dict | None, strength: float, mask: torch.Tensor | None) -> GivenLayer | None:
         if latent is None:
-            layers.append(None)
-            continue
+            return None
         samples = latent["samples"].detach().to("cpu", torch.float32)
         samples = samples.expand(batch, *samples.shape[1:])
         regions = [
             _region(name, region, batch) for region in (mask, latent.get("noise_mask")) if region is not None
         ]
-        layers.append(GivenLayer(samples, keep_map(strength, samples.shape, regions)))
+        return GivenLayer(samples, keep_map(strength, samples.shape, regions))
 
-    given = GivenLayers(tuple(layers))
+    given = GivenLayers(names.map(layer, latents, strengths, masks))
     out = {"samples": given.picture.clone(), GIVEN_KEY: given}
     indices = next((v["batch_index"] for v in found.values() if len(v.get("batch_index") or []) == batch), None)
     return out if indices is None else {**out, "batch_index": indices}
@@ -74,7 +71,7 @@ def _check_layer(name: str, latent: dict) -> None:
 
 def _sizes(shapes: dict[str, torch.Size]) -> str:
     """Sizes in words, such as "foreground 1 x 128 x 128 pixels"."""
-    return ", ".join(f"{name} {s[0]} x {s[-1] * PIXELS} x {s[-2] * PIXELS} pixels" for name, s in shapes.items())
+    return ", ".join(f"{name} {s[0]} x {s[-1] * LATENT_SCALE} x {s[-2] * LATENT_SCALE} pixels" for name, s in shapes.items())
 
 
 def _region(name: str, mask: torch.Tensor, batch: int) -> torch.Tensor:
@@ -124,9 +121,9 @@ def given_picture(
             "LayerFusion Encode, after Join Image with Alpha where its mask was connected on its own"
         )
     batch, height, width = picture.shape[:3]
-    cells = height // PIXELS, width // PIXELS
+    cells = height // LATENT_SCALE, width // LATENT_SCALE
     if batch not in (1, samples.shape[0]) or cells != tuple(keep.shape[-2:]):
-        expected = " x ".join(str(side * PIXELS) for side in reversed(keep.shape[-2:]))
+        expected = " x ".join(str(side * LATENT_SCALE) for side in reversed(keep.shape[-2:]))
         raise ValueError(
             f"given_{name}: expected 1 or {samples.shape[0]} pictures of {expected} pixels, got {batch} of {width} x {height}; "
             "connect the picture that the layer was encoded from"

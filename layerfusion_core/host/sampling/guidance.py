@@ -34,8 +34,8 @@ class LayerGuidance:
         self.layout = layout
         self._ways: dict[int, tuple[Callable, str]] = {}  # by id of the function, which is kept so that the id stays its
 
-    def options(self, model_options: dict, scales: list[float]) -> dict:
-        """A copy of model_options whose guidance functions are called by layer; scales: of the streams, in layout order."""
+    def options(self, model_options: dict, scales: tuple[float, ...]) -> dict:
+        """A copy of model_options whose guidance functions are called by layer; scales: of the streams."""
         out = dict(model_options)
         for key in _LISTS:
             out[key] = [self._called(function, model_options, scales) for function in model_options.get(key, [])]
@@ -43,7 +43,7 @@ class LayerGuidance:
             out[_ONE] = self._called(out[_ONE], model_options, scales)
         return out
 
-    def _called(self, function: Callable, model_options: dict, scales: list[float]) -> Callable:
+    def _called(self, function: Callable, model_options: dict, scales: tuple[float, ...]) -> Callable:
         def call(args: dict):
             args = {**args, "model_options": model_options}
             _, way = self._ways.get(id(function), (function, "layers"))
@@ -64,7 +64,7 @@ class LayerGuidance:
 
         return call
 
-    def _parts(self, function: Callable, args: dict, scales: list[float], unit: str):
+    def _parts(self, function: Callable, args: dict, scales: tuple[float, ...], unit: str):
         """The function's values of all rows, from a call for each layer, or for each of its pictures."""
         rows, streams = args["input"].shape[0], self.layout.count
         parts = [slice(s, rows, streams) for s in range(streams)]
@@ -88,7 +88,7 @@ class LayerGuidance:
         join = interleave if unit == "layers" else torch.cat
         return [join(list(values)) for values in zip(*found)] if isinstance(found[0], (list, tuple)) else join(found)
 
-    def _all(self, function: Callable, args: dict, scales: list[float], failure: Exception | None):
+    def _all(self, function: Callable, args: dict, scales: tuple[float, ...], failure: Exception | None):
         """The function's values from one call with all rows; ValueError that names it where nothing works."""
         if isinstance(args["cond_scale"], torch.Tensor):
             args = {**args, "cond_scale": args["cond_scale"].clone()}  # some compute in place

@@ -11,11 +11,12 @@ import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...method.blending import Blending
 from ...method.options import LayerFusionOptions, NoiseMode
 from ...method.prior_maps import PriorRecord
-from ...method.streams import StreamLayout
+from ...method.streams import Layers, StreamLayout
+from ...vae.decoder import LATENT_SCALE
 from ..models.latents import require_channels, require_picture
-from ..unet.run import PIXELS
 from .guider import LayerFusionGuider
 from .preview import strip_callback
 from .stacked import split_latent, stack_latent
@@ -30,7 +31,7 @@ def check_latent(model: ModelPatcher, latent: dict) -> torch.Tensor:
     ratios = {key: latent[key] for key in _fix_options() if key in latent}  # of an empty latent made for other models
     samples = comfy.sample.fix_empty_latent_channels(model, samples, **ratios)
     if min(samples.shape[-2:]) < 4:
-        height, width = (side * PIXELS for side in samples.shape[-2:])
+        height, width = (side * LATENT_SCALE for side in samples.shape[-2:])
         raise ValueError(f"latent_image: expected at least 32 x 32 pixels, got {width} x {height}")
     return samples
 
@@ -48,14 +49,14 @@ def start_noise(latent: dict, samples: torch.Tensor, seed: int, mode: NoiseMode,
     indices = latent.get("batch_index")
     if mode is NoiseMode.SHARED:
         return comfy.sample.prepare_noise(samples, seed, indices)
-    draws = [comfy.sample.prepare_noise(samples, (seed + i) % 2**64, indices) for i in range(layout.count)]
-    return layout.stack(draws)
+    draws = (comfy.sample.prepare_noise(samples, (seed + i) % 2**64, indices) for i in range(layout.count))
+    return layout.stack(Layers.of(draws))
 
 
 def sample_layers(
     base: ModelPatcher,
-    foreground: ModelPatcher,
-    streams: list[list],
+    foreground_model: ModelPatcher,
+    streams: Layers,
     negative: list,
     latent: dict,
     seed: int,
@@ -65,15 +66,16 @@ def sample_layers(
     scheduler: str,
     denoise: float,
     options: LayerFusionOptions,
-    negatives: list[list | None] | None = None,
-) -> tuple[list[dict], PriorRecord]:
-    """Denoise all streams together; returns a LATENT per stream in layout order (foreground, blended, background) and the priors.
+    negatives: Layers | None = None,
+    blending: type[Blending] = Blending,
+) -> tuple[Layers, PriorRecord]:
+    """Denoise all layers together; returns each layer's LATENT and the priors.
 
-    streams: the streams' conditionings in layout order; negatives: their own negatives, None for `negative`; the other
+    streams: the layers' conditionings; negatives: their own negatives, None for `negative`; blending: the method; the other
     arguments as in the stock KSampler. ValueError for bad input before anything is computed.
     """
-    layout = StreamLayout(len(streams) - 2)
-    guider = LayerFusionGuider(base, foreground, streams, negative, cfg, options, layout, negatives)
+    layout = streams.layout
+    guider = LayerFusionGuider(base, foreground_model, streams, negative, cfg, options, negatives, blending)
     samples = check_latent(base, latent)
     schedule = comfy.samplers.KSampler(
         guider.model_patcher,
@@ -85,7 +87,7 @@ def sample_layers(
         guider.model_patcher.model_options,
     )
     noise = start_noise(latent, samples, seed, options.noise, layout)
-    stacked = stack_latent({**latent, "samples": samples}, layout)
+    stacked = stack_latent({**latent, "samples": samples}, layout.foreground_count)
     rows = guider.sample(
         noise,
         stacked["samples"],
@@ -96,6 +98,6 @@ def sample_layers(
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     ).to(comfy.model_management.intermediate_device())
-    layers = split_latent({**stacked, "samples": rows}, layout)
+    layers = split_latent({**stacked, "samples": rows}, layout.foreground_count)
     kept = {key: latent[key] for key in ("noise_mask", "batch_index") if key in latent}
-    return [{**layer, **kept} for layer in layers], guider.run.record.finish()
+    return layers.map(lambda layer: {**layer, **kept}), guider.record

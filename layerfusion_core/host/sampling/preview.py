@@ -7,7 +7,7 @@ import latent_preview
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...method.streams import StreamLayout
+from ...method.streams import Layers, StreamLayout
 
 
 def strip_callback(model: ModelPatcher, steps: int, layout: StreamLayout):
@@ -17,7 +17,8 @@ def strip_callback(model: ModelPatcher, steps: int, layout: StreamLayout):
     """
     previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
     bar = comfy.utils.ProgressBar(steps)
-    order = [*range(layout.foregrounds), layout.background, layout.blended]
+    foregrounds, blended, background = Layers.of(range(layout.count))
+    order = [*foregrounds, background, blended]
 
     def callback(step: int, x0: torch.Tensor, x: torch.Tensor, total_steps: int) -> None:
         preview = None

@@ -13,7 +13,7 @@ import comfy.utils
 import torch
 
 from ...method.masks import area_average
-from ...method.streams import StreamLayout
+from ...method.streams import Layers, StreamLayout
 from ..models.latents import described, require_picture
 from .given_layers import GIVEN_KEY, KEEP_KEY, KEPT_KEY, given_layers
 
@@ -36,12 +36,13 @@ class StackedStart:
     clean: torch.Tensor | None = None
 
 
-def stack_latent(latent: dict, layout: StreamLayout) -> dict:
+def stack_latent(latent: dict, foreground_count: int = 1) -> dict:
     """A LATENT for a LayerFusion guider: its samples (N, C, h, w) as they are, what the N * S rows need in its noise mask.
 
-    So noise nodes draw for N pictures, as for a lone run. ValueError for what is stacked already.
+    So noise nodes draw for N pictures, as for a lone run. ValueError for what is stacked already, and for given layers
+    of another layout.
     """
-    samples = latent.get("samples")
+    samples, layout = latent.get("samples"), StreamLayout(foreground_count)
     require_picture("latent", samples)
     if _packed(latent.get("noise_mask"), layout):
         raise ValueError(
@@ -55,7 +56,12 @@ def stack_latent(latent: dict, layout: StreamLayout) -> dict:
     if given is None:
         mask = samples.new_ones(rows, 1, *samples.shape[-2:]) if mask is None else mask
         return {**out, "noise_mask": torch.cat([mask, torch.zeros_like(mask)], dim=1)}
-    keep, clean = given.keep_rows(layout), given.rows(torch.zeros_like(samples), layout)
+    if given.layers.layout != layout:
+        raise ValueError(
+            f"the given layers are {', '.join(given.layers.layout.names)}, and the run makes {', '.join(layout.names)}: give "
+            "LayerFusion Given Layers as many foregrounds as the sampler"
+        )
+    keep, clean = given.keep_rows(), given.rows(torch.zeros_like(samples))
     if mask is None:
         mask = torch.ones_like(keep)
     mask = torch.nn.functional.interpolate(mask.to(keep), size=keep.shape[-2:], mode="bilinear")  # as the host does
@@ -98,7 +104,7 @@ def unstack_start(latent: torch.Tensor, mask: torch.Tensor | None, layout: Strea
     if mask.shape[1] == CLEAN:
         return StackedStart(latent if goes_on else latent.repeat_interleave(layout.count, dim=0), host)
     keep, clean = mask[:, KEEP : KEEP + 1], mask[:, CLEAN:].to(latent)
-    if not goes_on and not any(torch.equal(latent, stream) for stream in layout.split(clean)):
+    if not goes_on and not any(torch.equal(latent, stream) for stream in layout.split(clean).streams):
         raise ValueError(f"the latent was changed after given layers were stacked, and they would not follow. {_BETWEEN}")
     if not keep.any():
         return StackedStart(latent if goes_on else clean, host)
@@ -107,9 +113,9 @@ def unstack_start(latent: torch.Tensor, mask: torch.Tensor | None, layout: Strea
     return StackedStart(latent if goes_on else clean, host, keep, clean)
 
 
-def split_latent(latent: dict, layout: StreamLayout) -> list[dict]:
-    """Take a guider's result apart: a LATENT per stream in layout order."""
-    samples, mask = latent.get("samples"), latent.get("noise_mask")
+def split_latent(latent: dict, foreground_count: int = 1) -> Layers:
+    """Take a guider's result apart: a LATENT per layer."""
+    samples, mask, layout = latent.get("samples"), latent.get("noise_mask"), StreamLayout(foreground_count)
     rows = isinstance(samples, torch.Tensor) and samples.ndim == 4 and samples.shape[0]
     if not rows or rows % layout.count or (_packed(mask, layout) and mask.shape[0] != rows):
         raise ValueError(
@@ -121,8 +127,8 @@ def split_latent(latent: dict, layout: StreamLayout) -> list[dict]:
         for k, v in latent.items()
         if not k.startswith("downscale_ratio") and k not in ("noise_mask", "batch_index", GIVEN_KEY, KEEP_KEY, KEPT_KEY)
     }
-    layers = [{**out, "samples": stream.contiguous()} for stream in layout.split(samples)]
+    layers = layout.split(samples).map(lambda samples: {**out, "samples": samples.contiguous()})
     for key in (KEEP_KEY, KEPT_KEY):
         if key in latent:
-            layers = [{**layer, key: part} for layer, part in zip(layers, layout.split(latent[key]))]
+            layers = layers.map(lambda layer, part, key=key: {**layer, key: part}, layout.split(latent[key]))
     return layers

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import uuid
 from dataclasses import dataclass, field
+from typing import NamedTuple, NewType
 
 import comfy.samplers
 import torch
@@ -19,10 +20,20 @@ from ...method.streams import interleave
 from ..unet.text_lengths import Lengths, fill_up
 from .stream_control import StreamControl
 
-Entry = dict  # one conditioning entry as the host has processed it: "model_conds", "strength", "mask", "control", ...
+LayerEntry = NewType("LayerEntry", dict)
+"""One entry of one layer's conditioning, for that layer's N rows, as the host has processed it: "model_conds", "mask", ..."""
+RowEntry = NewType("RowEntry", dict)
+"""One entry for the N * S rows of all layers, as the host takes it: "model_conds", "mask", "control" and a "uuid"."""
 
 
-def is_active(entry: Entry, sigma: float) -> bool:
+class StackedEntry(NamedTuple):
+    """An entry for the rows of all streams, and the entries it was made of, in the order of the streams."""
+
+    rows: RowEntry
+    parts: tuple[LayerEntry, ...]
+
+
+def is_active(entry: LayerEntry, sigma: float) -> bool:
     """Whether the entry's timestep range holds `sigma`; the host's rule, ends included."""
     return entry.get("timestep_end", -math.inf) <= sigma <= entry.get("timestep_start", math.inf)
 
@@ -36,12 +47,12 @@ class StreamStack:
     """
 
     names: tuple[str, ...]
-    streams: list[list[Entry]]
+    streams: list[list[LayerEntry]]
     lengths: dict[object, dict[str, Lengths]]
     controls: dict[tuple[int, ...], StreamControl] = field(default_factory=dict)
-    _stacks: dict[tuple[tuple[int, ...], ...], list[Entry]] = field(default_factory=dict)
+    _stacks: dict[tuple[tuple[int, ...], ...], list[StackedEntry]] = field(default_factory=dict)
 
-    def at(self, sigma: float) -> list[Entry]:
+    def at(self, sigma: float) -> list[StackedEntry]:
         """The stacked entries of the evaluation at `sigma`; the same objects whenever the same entries are active."""
         active = tuple(tuple(i for i, e in enumerate(s) if is_active(e, sigma)) for s in self.streams)
         if active not in self._stacks:
@@ -55,34 +66,33 @@ class StreamStack:
 
 def stack_entries(
     names: tuple[str, ...],
-    streams: list[list[Entry]],
+    streams: list[list[LayerEntry]],
     lengths: dict[object, dict[str, Lengths]],
     controls: dict[tuple[int, ...], StreamControl],
-) -> list[Entry]:
+) -> list[StackedEntry]:
     """Merge the streams' entries into as many as the longest list has; shorter lists are repeated.
 
     lengths: of the texts, by uuid of the stacked entry, to be added to; controls: the known `StreamControl`s by what they
-    hold, kept by the caller: the host puts two conditionings into one forward only if they share the object. "parts" of
-    a stacked entry are the entries it was made of.
+    hold, kept by the caller: the host puts two conditionings into one forward only if they share the object.
     """
     count = max(map(len, streams))
     weights = [_weights(entries, count) for entries in streams]
     plain = all(_alike(column) for column in weights)
     stacked = []
     for i in range(count):
-        parts = [entries[i % len(entries)] for entries in streams]
-        entry = {"model_conds": _stack_conds(names, parts), "uuid": uuid.uuid4(), "parts": parts}
+        parts = tuple(entries[i % len(entries)] for entries in streams)
+        entry = RowEntry({"model_conds": _stack_conds(names, parts), "uuid": uuid.uuid4()})
         if not plain:
             entry["mask"] = _stack_masks(names, [column[i] for column in weights])
         lengths[entry["uuid"]] = _text_lengths(parts)
         held = tuple(part.get("control") for part in parts)
         if any(control is not None for control in held):
             entry["control"] = controls.setdefault(tuple(map(id, held)), StreamControl(held, lengths))
-        stacked.append(entry)
+        stacked.append(StackedEntry(entry, parts))
     return stacked
 
 
-def _weights(entries: list[Entry], count: int) -> list[torch.Tensor]:
+def _weights(entries: list[LayerEntry], count: int) -> list[torch.Tensor]:
     """Weights (1 or N, h, w) or scalars of a stream's entries repeated to `count`, an entry's shared among its repeats."""
     out = []
     for i in range(count):
@@ -115,7 +125,7 @@ def _stack_masks(names: tuple[str, ...], weights: list[torch.Tensor]) -> torch.T
     return interleave(rows)
 
 
-def _stack_conds(names: tuple[str, ...], parts: list[Entry]) -> dict:
+def _stack_conds(names: tuple[str, ...], parts: tuple[LayerEntry, ...]) -> dict:
     keys = parts[0]["model_conds"].keys()
     for name, part in zip(names, parts):
         if part["model_conds"].keys() != keys:
@@ -141,15 +151,15 @@ def _stack_value(key: str, values: list):
     return type(values[0])(interleave(tensors))
 
 
-def _text_lengths(parts: list[Entry]) -> dict[str, Lengths]:
+def _text_lengths(parts: tuple[LayerEntry, ...]) -> dict[str, Lengths]:
     conds = [part["model_conds"] for part in parts]
     texts = [key for key, value in conds[0].items() if isinstance(value, CONDCrossAttn)]
     return {key: tuple(own[key].cond.shape[1] for own in conds) for key in texts}
 
 
 def stream_negatives(
-    positives: list[list[Entry]], negatives: list[list[Entry]], common: list[bool], shared: list[Entry]
-) -> list[list[Entry]] | None:
+    positives: list[list[LayerEntry]], negatives: list[list[LayerEntry]], common: list[bool], shared: list[LayerEntry]
+) -> list[list[LayerEntry]] | None:
     """Negative entries per stream with the control that belongs to each, or None if `shared` serves all as it is.
 
     negatives: each stream's, encoded for its rows; common: which of them are `shared`, the conditioning for all. A
@@ -175,22 +185,22 @@ def stream_negatives(
     return found
 
 
-def _differs_by_row(entries: list[Entry]) -> bool:
+def _differs_by_row(entries: list[LayerEntry]) -> bool:
     """Whether entries hold something of several rows, which cannot be tiled over interleaved streams as it is."""
     held = [entry["mask"] for entry in entries if "mask" in entry]
     held += [cond.cond for entry in entries for cond in entry["model_conds"].values()]
     return any(isinstance(x, torch.Tensor) and x.ndim > 0 and x.shape[0] > 1 for x in held)
 
 
-def _controls(entries: list[Entry]) -> list[ControlBase | None]:
+def _controls(entries: list[LayerEntry]) -> list[ControlBase | None]:
     return [e.get("control") for e in entries]
 
 
-def _with_controls(shared: list[Entry], controls: list[ControlBase]) -> list[Entry]:
+def _with_controls(shared: list[LayerEntry], controls: list[ControlBase]) -> list[LayerEntry]:
     """Copies of the shared negative's entries: those with a control get the stream's instead, or none."""
     out = []
     for i, entry in enumerate(shared):
-        copy = {k: v for k, v in entry.items() if k != "control"}
+        copy = LayerEntry({k: v for k, v in entry.items() if k != "control"})
         if entry.get("control") is not None and controls:
             copy["control"] = controls[i % len(controls)]
         out.append(copy)

@@ -12,7 +12,7 @@ from comfy.samplers import Sampler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...method.options import NoiseMode
-from ...method.streams import StreamLayout
+from ...method.streams import Layers, StreamLayout
 
 
 def stream_noise(noise: torch.Tensor, rows: int, seed: int | None, mode: NoiseMode, layout: StreamLayout) -> torch.Tensor:
@@ -25,7 +25,7 @@ def stream_noise(noise: torch.Tensor, rows: int, seed: int | None, mode: NoiseMo
     if noise.shape[0] == count:
         if mode is NoiseMode.INDEPENDENT and seed is not None and noise.any():
             own = [comfy.sample.prepare_noise(noise, (seed + i) % 2**64) for i in range(1, layout.count)]
-            return layout.stack([noise, *own])
+            return layout.stack(Layers.of([noise, *own]))
         return noise.repeat_interleave(layout.count, dim=0)
     if noise.shape[0] != rows:
         raise ValueError(

@@ -13,7 +13,7 @@ import torch
 from comfy.model_base import BaseModel
 from comfy.samplers import encode_model_conds
 
-from .stacking import Entry
+from .stacking import LayerEntry
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class RunRows:
     seed: int | None
     streams: int
 
-    def encode(self, model: BaseModel, entries: list[Entry], stream: int, kind: str) -> list[Entry]:
+    def encode(self, model: BaseModel, entries: list[LayerEntry], stream: int, kind: str) -> list[LayerEntry]:
         """Copies of a stream's processed entries with `model_conds` as for a run of it alone; kind: positive or negative."""
         return encode_model_conds(
             model.extra_conds,

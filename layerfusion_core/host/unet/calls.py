@@ -13,6 +13,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from .model_parts import whole_parts
+from .run import PASS, Pass
 
 _EASYCACHE = "easycache"  # the host's, in transformer_options and as the key of its wrappers
 _CALLERS = (
@@ -52,21 +53,34 @@ def require_whole(shown: torch.Size, cells: tuple[int, int], names: str) -> None
         )
 
 
-@contextmanager
-def watched(called: set, names: str, conds: Sequence[dict], transformer_options: dict) -> Iterator[None]:
-    """ValueError unless our wrapper runs for every conditioning of a pass, or the host's EasyCache spares it the UNet.
+def options_in(model_options: dict, this: Pass) -> dict:
+    """model_options with which every call of the UNet belongs to `this` pass.
 
-    called: uuids of the conditionings that our wrapper has met, filled by it; names: of `callers`.
+    EasyCache does not take a prior pass for a step, nor spare it.
     """
+    options = model_options["transformer_options"]
+    if this.prior:
+        wrappers = {
+            kind: {key: listed for key, listed in by_key.items() if key != _EASYCACHE}
+            for kind, by_key in options.get("wrappers", {}).items()
+        }
+        options = {**options, "wrappers": wrappers}
+    return {**model_options, "transformer_options": {**options, PASS: this}}
+
+
+@contextmanager
+def watched(this: Pass, conds: Sequence[dict], transformer_options: dict) -> Iterator[None]:
+    """ValueError unless our wrapper runs for every conditioning of a pass, or the host's EasyCache spares it the UNet."""
+    names = this.settings.callers
     try:
         yield
     except RuntimeError as error:
         # DeepCache's blocks meet what they kept of another run, for example.
-        if called or "model_function_wrapper" not in names or isinstance(error, torch.OutOfMemoryError):
+        if this.called or "model_function_wrapper" not in names or isinstance(error, torch.OutOfMemoryError):
             raise
         raise not_called(names) from error
     cache = transformer_options.get(_EASYCACHE)
-    if not getattr(cache, "skip_current_step", False) and not all(entry["uuid"] in called for entry in conds):
+    if not getattr(cache, "skip_current_step", False) and not all(entry["uuid"] in this.called for entry in conds):
         raise not_called(names)
 
 
@@ -76,15 +90,6 @@ def not_called(names: str) -> ValueError:
         "a node answers for the UNet, replaces its forward or runs its blocks itself (DeepCache and its like), so that "
         "foreground weights and blending would be left out: " + _found_on_model(names)
     )
-
-
-def prior_pass_options(transformer_options: dict) -> dict:
-    """transformer_options of a prior pass: EasyCache does not take it for a step, nor spare it."""
-    wrappers = {
-        kind: {key: listed for key, listed in by_key.items() if key != _EASYCACHE}
-        for kind, by_key in transformer_options.get("wrappers", {}).items()
-    }
-    return {**transformer_options, "wrappers": wrappers}
 
 
 def require_cache_of_rows(model: ModelPatcher) -> None:

@@ -42,14 +42,14 @@ def attention_site(key: str) -> tuple[Block, str, str] | None:
 class ForegroundDelta(torch.nn.Module):
     """The terms that the foreground model adds to the base model's modules.
 
-    terms: by weight key. modules_at: those by the module's name in the UNet, but for the attention projections, which
-    `add_at` adds: they are called by attention patches. dtype: the one the UNet computes in.
+    terms: by weight key. module_terms: those by the module's name in the UNet, but for the attention projections, which
+    `add_to_attention` adds: they are called by attention patches. dtype: the one the UNet computes in.
     """
 
     def __init__(self, terms: Iterable[tuple[str, torch.nn.Module]], dtype: torch.dtype | None) -> None:
         super().__init__()
         self.terms = torch.nn.ModuleList()  # what the host moves and counts
-        self.modules_at: dict[str, torch.nn.ModuleList] = {}
+        self.module_terms: dict[str, torch.nn.ModuleList] = {}
         self._low_rank: dict[tuple[Block, str], list[LowRankTerms]] = {}
         self._others: dict[tuple[Block, str], dict[str, torch.nn.ModuleList]] = {}
 
@@ -66,32 +66,32 @@ class ForegroundDelta(torch.nn.Module):
             self._low_rank[block, attention] = grouped(found, attention, dtype)
             self.terms.extend(self._low_rank[block, attention])
             self._others[block, attention] = self._kept(found)
-        self.modules_at = self._kept(modules)
+        self.module_terms = self._kept(modules)
 
     def _kept(self, terms: dict[str, list[torch.nn.Module]]) -> dict[str, torch.nn.ModuleList]:
         kept = {name: torch.nn.ModuleList(own) for name, own in terms.items() if own}
         self.terms.extend(kept.values())
         return kept
 
-    def add_at(
+    def add_to_attention(
         self,
         block: Block,
         attention: str,
         outs: dict[str, torch.Tensor],
         inputs: dict[str, torch.Tensor],
-        foreground: Callable[[torch.Tensor], torch.Tensor],
+        foreground_rows: Callable[[torch.Tensor], torch.Tensor],
     ) -> None:
         """Add the terms of one attention's projections to what they gave out, for the foreground rows, in place.
 
-        outs, inputs: (rows, M, C) by projection name ("to_q", "to_k", "to_v" together, or "to_out"); foreground: the
-        view (G, K, ...) of the foreground rows of a tensor (rows, ...).
+        outs, inputs: (rows, M, C) by projection name ("to_q", "to_k", "to_v" together, or "to_out"); foreground_rows:
+        the view (G, K, ...) of the foreground rows of a tensor (rows, ...).
         """
         for group in self._low_rank.get((block, attention), ()):
             if group.names[0] in outs:
-                group.add_to(outs, inputs, foreground)
+                group.add_to(outs, inputs, foreground_rows)
         for name, terms in self._others.get((block, attention), {}).items():
             if name in outs:
-                add_terms(terms, foreground(outs[name]), foreground(inputs[name]))
+                add_terms(terms, foreground_rows(outs[name]), foreground_rows(inputs[name]))
 
     def patcher(self) -> comfy.model_patcher.ModelPatcher:
         """Wrap the difference so that the host loads, counts and offloads it like any model."""

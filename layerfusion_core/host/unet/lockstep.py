@@ -24,10 +24,12 @@ from ...method.prior_maps import Block
 from ..models.families import family_name
 from .blocks import block_channels
 from .compiled import uncompiled
+from .forward import PART, Part
 from .handover import Walk
-from .patches import KEY, PART, PRIOR_PASS, Part, install
+from .patches import install
+from .per_stream import KEY
 from .row_terms import require_understood
-from .run import BlendRun
+from .run import pass_of
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +39,8 @@ _OWN = ("patches", "patches_replace", "wrappers", "callbacks")  # transformer_op
 class LockStep:
     """The foreground model beside a base model, for the runs of one guider."""
 
-    def __init__(self, base: ModelPatcher, foreground: ModelPatcher, run: BlendRun):
-        self.run = run
-        self.foreground = install(foreground, run)
+    def __init__(self, base: ModelPatcher, foreground_model: ModelPatcher):
+        self.foreground_model = install(foreground_model)
         self._base = base.model_options
         self._replace: dict = {}  # of the base model in this run: the host may have moved patches since it was made
         self._options: dict = {}
@@ -48,34 +49,36 @@ class LockStep:
     def sample(self, executor, guider, sigmas: torch.Tensor, extra_args: dict, *args, **kwargs):
         """SAMPLER_SAMPLE wrapper: the foreground model is ready for as long as the sampler runs."""
         self._check_start(float(sigmas[0]))
-        foreground = self.foreground
+        model = self.foreground_model
         self._replace = extra_args["model_options"]["transformer_options"].get("patches_replace", {})
-        self._options = comfy.model_patcher.create_model_options_clone(foreground.model_options)
-        comfy.sampler_helpers.prepare_model_patcher(foreground, {}, self._options)
-        comfy.samplers.cast_to_load_options(self._options, device=foreground.load_device, dtype=foreground.model_dtype())
+        self._options = comfy.model_patcher.create_model_options_clone(model.model_options)
+        comfy.sampler_helpers.prepare_model_patcher(model, {}, self._options)
+        comfy.samplers.cast_to_load_options(self._options, device=model.load_device, dtype=model.model_dtype())
         # One thread for the whole run: libraries keep plans and buffers per thread.
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="layerfusion")
         try:
-            foreground.pre_run()
+            model.pre_run()
             return uncompiled(executor, guider, sigmas, extra_args, *args, **kwargs)
         except BaseException:
-            foreground.cleanup()  # the host's own clean-up of additional models is for runs that end well
+            model.cleanup()  # the host's own clean-up of additional models is for runs that end well
             raise
         finally:
             self._threads.shutdown()
-            comfy.samplers.cast_to_load_options(self._options, device=foreground.offload_device)
+            comfy.samplers.cast_to_load_options(self._options, device=model.offload_device)
             self._options, self._replace, self._threads = {}, {}, None
 
-    def evaluate(self, apply_model: Callable, args: dict) -> torch.Tensor:
+    def denoise(self, apply_model: Callable, args: dict) -> torch.Tensor:
         """model_function_wrapper: denoise one chunk of rows, those of the foregrounds by the foreground model."""
-        if args["c"]["transformer_options"].get(PRIOR_PASS):
-            return self._foreground(args)
-        layout = self.run.layout
-        counts = layout.foregrounds, layout.count - layout.foregrounds
-        theirs, ours = (_streams(args, start, count, layout.count) for start, count in zip((0, counts[0]), counts))
+        this = pass_of(args["c"]["transformer_options"])
+        if this.prior:
+            return self._by_foreground_model(args)
+        layout = this.settings.layout
+        streams = range(layout.foreground_count), range(layout.foreground_count, layout.count)
+        counts = [len(own) for own in streams]
+        theirs, ours = (_rows_of(args, own, layout.count) for own in streams)
 
         def forward(stop: Callable) -> torch.Tensor:
-            return self._foreground(theirs, Part(counts[0], counts[0], lambda place, n, blend: stop((place, n))))
+            return self._by_foreground_model(theirs, Part(streams[0], lambda place, n, blend: stop((place, n))))
 
         with Walk(self._threads, args["input"].device, forward) as walk:
             at = walk.advance()
@@ -86,25 +89,25 @@ class LockStep:
                     raise _out_of_step(place, "its end" if walk.ended else at[0])
                 a = at[1]
                 groups = [x.unflatten(0, (-1, count)) for x, count in zip((a, n), counts)]
-                foreground, base = blend(torch.cat(groups, dim=1)).split(counts, dim=1)  # cat promotes unlike dtypes
-                at = walk.advance(foreground.flatten(0, 1).to(a.dtype))
-                return base.flatten(0, 1).to(n.dtype)
+                foregrounds, others = blend(torch.cat(groups, dim=1)).split(counts, dim=1)  # cat promotes unlike dtypes
+                at = walk.advance(foregrounds.flatten(0, 1).to(a.dtype))
+                return others.flatten(0, 1).to(n.dtype)
 
             call = ours["c"]["transformer_options"]
-            ours["c"]["transformer_options"] = {**call, PART: Part(counts[1], 0, meet)}
+            ours["c"]["transformer_options"] = {**call, PART: Part(streams[1], meet)}
             base = _apply(apply_model, self._base.get("model_function_wrapper"), ours)
             if not walk.ended:
                 raise _out_of_step("its end", at[0])
         groups = [x.unflatten(0, (-1, count)) for x, count in zip((at, base), counts)]
         return torch.cat(groups, dim=1).flatten(0, 1)
 
-    def _foreground(self, args: dict, part: Part | None = None) -> torch.Tensor:
+    def _by_foreground_model(self, args: dict, part: Part | None = None) -> torch.Tensor:
         """The foreground model's own call for rows that are all its own."""
         options = self._transformer_options(args["c"]["transformer_options"])
         if part is not None:
             options[PART] = part
         args = {**args, "c": {**args["c"], "transformer_options": options}}
-        return _apply(self.foreground.model.apply_model, self._options.get("model_function_wrapper"), args)
+        return _apply(self.foreground_model.model.apply_model, self._options.get("model_function_wrapper"), args)
 
     def _transformer_options(self, call: dict) -> dict:
         """The foreground model's transformer_options, with what the base model's have for this very call.
@@ -112,10 +115,8 @@ class LockStep:
         That is the host's account of the call (sigmas, conditionings), and attention that a guidance node of the base
         model swaps in for a second call: guidance is for all streams.
         """
-        base, foreground = self._base["transformer_options"], self.foreground
-        options = merge_nested_dicts(
-            foreground.apply_hooks(hooks=None), self._options["transformer_options"], copy_dict1=False
-        )
+        base, hooked = self._base["transformer_options"], self.foreground_model.apply_hooks(hooks=None)
+        options = merge_nested_dicts(hooked, self._options["transformer_options"], copy_dict1=False)
         options.update({key: value for key, value in call.items() if key not in _OWN and key not in base})
         replace = dict(options.get("patches_replace", {}))
         for site, patches in call.get("patches_replace", {}).items():
@@ -125,7 +126,7 @@ class LockStep:
         return {**options, "patches_replace": replace}
 
     def _check_start(self, sigma: float) -> None:
-        highest = float(self.foreground.get_model_object("model_sampling").sigma_max)
+        highest = float(self.foreground_model.get_model_object("model_sampling").sigma_max)
         if sigma > 1.01 * highest:
             raise ValueError(
                 f"sampling starts at sigma {sigma:.1f}, but foreground_model knows noise up to {highest:.1f} only: put "
@@ -133,7 +134,7 @@ class LockStep:
             )
 
 
-def install_pair(base: ModelPatcher, foreground: ModelPatcher, run: BlendRun) -> ModelPatcher:
+def install_pair(base: ModelPatcher, foreground: ModelPatcher) -> ModelPatcher:
     """Return a clone of `base` that runs the foreground streams through `foreground`, in lock step with its own.
 
     Both are loaded by the host together. ValueError when the two cannot meet at every attention.
@@ -141,15 +142,15 @@ def install_pair(base: ModelPatcher, foreground: ModelPatcher, run: BlendRun) ->
     check_pair(base, foreground)
     if not foreground.patches:
         log.info("foreground_model carries no patches: taking its checkpoint for one with foreground weights merged in")
-    step = LockStep(base, foreground, run)
-    model = install(base, run)
+    step = LockStep(base, foreground)
+    model = install(base)
     # Functions, not methods: hosts before 0.14 copy bound methods, with all they hold, when a model is cloned.
-    model.set_model_unet_function_wrapper(lambda apply_model, args: step.evaluate(apply_model, args))
+    model.set_model_unet_function_wrapper(lambda apply_model, args: step.denoise(apply_model, args))
     model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, lambda *args, **kwargs: step.sample(*args, **kwargs))
     model.add_callback_with_key(
-        CallbacksMP.ON_PREPARE_STATE, KEY, lambda patcher, *args: step.foreground.prepare_state(*args)
+        CallbacksMP.ON_PREPARE_STATE, KEY, lambda patcher, *args: step.foreground_model.prepare_state(*args)
     )
-    model.set_additional_models(KEY, [step.foreground])
+    model.set_additional_models(KEY, [step.foreground_model])
     return model
 
 
@@ -202,13 +203,13 @@ def _apply(apply_model: Callable, wrapper: Callable | None, args: dict) -> torch
     return apply_model(args["input"], args["timestep"], **args["c"])
 
 
-def _streams(args: dict, start: int, count: int, streams: int) -> dict:
-    """A call's arguments for `count` streams of every sample, from stream `start` of `streams`."""
+def _rows_of(args: dict, own: range, count: int) -> dict:
+    """A call's arguments for some of the `count` streams of every sample."""
     rows = args["input"].shape[0]
 
     def take(value):
         if isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape[0] == rows:
-            return value.unflatten(0, (-1, streams))[:, start : start + count].flatten(0, 1)
+            return value.unflatten(0, (-1, count))[:, own.start : own.stop].flatten(0, 1)
         if isinstance(value, dict):
             return {key: take(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
@@ -219,7 +220,7 @@ def _streams(args: dict, start: int, count: int, streams: int) -> dict:
     sigmas = args["c"]["transformer_options"]["sigmas"]
     given["transformer_options"] = {
         **args["c"]["transformer_options"],
-        "sigmas": sigmas[: sigmas.shape[0] // streams * count],
+        "sigmas": sigmas[: sigmas.shape[0] // count * len(own)],
     }
     return {**args, "input": take(args["input"]), "timestep": take(args["timestep"]), "c": given}
 

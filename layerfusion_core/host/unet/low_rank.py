@@ -32,22 +32,22 @@ class LowRankTerms(torch.nn.Module):
         self.down = linear(torch.cat([down.weight for down in downs]).to(dtype))  # (sum of ranks, C)
         self.ups = torch.nn.ModuleList([linear(up.weight.to(dtype)) for up in ups])  # (C', rank) each
 
-    def add_to(self, outs: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], foreground: Callable) -> None:
+    def add_to(self, outs: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], foreground_rows: Callable) -> None:
         """Add the terms of the inputs (rows, M, C) to the outputs (rows, M, C'), by projection name, in place.
 
-        foreground: the view (G, K, ...) of the foreground rows of a tensor (rows, ...).
+        foreground_rows: the view (G, K, ...) of the foreground rows of a tensor (rows, ...).
         """
         given = [inputs[name] for name in self.names]
         down = _weight(self.down, given[0])
         ups = [_weight(up, given[0]) for up in self.ups]
         if all(x is given[0] for x in given):
-            shared = [_products(x, down) for x in _batches(foreground(given[0]))]
+            shared = [_products(x, down) for x in _batches(foreground_rows(given[0]))]
             low = zip(*(products.split(self.ranks, dim=-1) for products in shared))
         else:
             downs = down.split(self.ranks)
-            low = [[_products(x, own) for x in _batches(foreground(each))] for each, own in zip(given, downs)]
+            low = [[_products(x, own) for x in _batches(foreground_rows(each))] for each, own in zip(given, downs)]
         for name, up, scale, parts in zip(self.names, ups, self.scales, low):
-            for out, part in zip(_batches(foreground(outs[name])), parts):
+            for out, part in zip(_batches(foreground_rows(outs[name])), parts):
                 out.baddbmm_(part, up.t().expand(out.shape[0], -1, -1), alpha=scale)
 
 

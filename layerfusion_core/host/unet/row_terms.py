@@ -63,11 +63,11 @@ def terms_on_modules(
     unet: torch.nn.Module,
     terms: Mapping[str, torch.nn.ModuleList],
     rows: int,
-    foreground: Callable[[torch.Tensor], torch.Tensor],
+    foreground_rows: Callable[[torch.Tensor], torch.Tensor],
 ) -> Iterator[None]:
     """While it lasts, the modules of the UNet named in `terms` add theirs to the foreground rows of what they give out.
 
-    rows: of one call; foreground: the view (G, K, ...) of the foreground rows of a tensor (rows, ...).
+    rows: of one call; foreground_rows: the view (G, K, ...) of the foreground rows of a tensor (rows, ...).
     """
 
     def hook_of(name: str, mine: torch.nn.ModuleList) -> Callable:
@@ -77,7 +77,7 @@ def terms_on_modules(
                     f"the module {name} got {out.shape[0]} rows where the model got {rows}; another node changes the batch "
                     "inside the model and cannot be combined with LayerFusion"
                 )
-            add_terms(mine, foreground(out), foreground(inputs[0]))  # in place: nobody has seen the output yet
+            add_terms(mine, foreground_rows(out), foreground_rows(inputs[0]))  # in place: nobody has seen the output yet
 
         return hook
 

@@ -1,22 +1,65 @@
-"""One sampling run: what the evaluations of the model hand on to each other."""
+"""What a run's evaluations and the forwards in them know: the guider's settings, the run, and one pass through the UNet.
+
+`Settings` never change. A `Run` lives as long as the sampler: what its evaluations hand on to each other. A `Pass` lives
+for one pass of the conditionings through the UNet, travels in transformer_options and is what the forwards read; they
+may run at once, in several threads, so that each writes only what is its own.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
-from ...method.blending import blend_predictions
-from ...method.masks import Masks, surround_mask
-from ...method.options import BackgroundMode, LayerFusionOptions, PriorMode
-from ...method.prior_maps import Block, Grid, PriorCollector, PriorMaps, PriorRecord
+from ...method.blending import Blending
+from ...method.masks import Masks
+from ...method.options import LayerFusionOptions
+from ...method.prior_maps import Block, Grid, PriorMaps, PriorRecord, ReadPriors, prior_maps
 from ...method.streams import StreamLayout
-from .calls import not_called
-from .delta import ForegroundDelta
+from ...vae.decoder import LATENT_SCALE
 from .text_lengths import Lengths
 
-PIXELS = 8  # per latent cell
+PASS = "layerfusion_pass"  # in transformer_options: the `Pass` that a call of the UNet belongs to
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for every run of a guider.
+
+    blocks: the UNet's transformer blocks, in the order in which they run; sigma_end < sigma <= sigma_start: where it
+    blends; guidance: identities of what functions that see all rows keep (`kept_by`); callers: what on the models decides
+    how their UNet is called, in words.
+    """
+
+    blending: Blending
+    blocks: tuple[Block, ...]
+    sigma_start: float = math.inf
+    sigma_end: float = 0.0
+    guidance: frozenset[int] = frozenset()
+    callers: str = ""
+
+    @property
+    def layout(self) -> StreamLayout:
+        """The streams of each sample."""
+        return self.blending.layout
+
+    @property
+    def options(self) -> LayerFusionOptions:
+        """The run's options."""
+        return self.blending.options
+
+    @property
+    def last(self) -> Block:
+        """The block of the last self-attention, whose map is the structure prior."""
+        return self.blocks[-1]
+
+    def blends_at(self, sigma: float) -> bool:
+        """Whether an evaluation at `sigma` blends."""
+        return self.options.blends and self.sigma_end < sigma <= self.sigma_start
 
 
 @dataclass
@@ -38,108 +81,80 @@ class TextColumns:
             columns = [c for c in self.eos if c < keys] or [c for c in range(keys) if c % self.chunk] or [0]
             span = slice(min(columns), max(columns) + 1)  # columns side by side are read where they are
             beside = span.stop - span.start == len(columns)
-            self._of[keys] = span if beside else torch.tensor(columns, device=self.device)
+            self._of.setdefault(keys, span if beside else torch.tensor(columns, device=self.device))
         return self._of[keys]
 
 
-@dataclass
-class BlendRun:
-    """One sampling run: settings, the foreground's delta, and the masks of the evaluation under way."""
+class Run:
+    """One run of a sampler on latents of `shape` (rows, 4, h, w).
 
-    layout: StreamLayout
-    options: LayerFusionOptions
-    blocks: list[Block]
-    delta: ForegroundDelta | None = None
-    deltas: dict[torch.device, ForegroundDelta] = field(default_factory=dict)  # copies on further GPUs
-    text: dict[object, list[TextColumns]] = field(default_factory=dict)  # K each, by uuid of the conditioning entry
-    guidance: set[int] = field(default_factory=set)  # identities of what functions that see all rows keep (`kept_by`)
-    lengths: dict[object, dict[str, Lengths]] = field(default_factory=dict)  # of texts, by uuid of the entry and key
-    callers: str = ""  # what on the model decides how its UNet is called, for messages
-    called: set[object] = field(default_factory=set)  # uuids of the conditionings that this pass has shown the UNet
-    cells: tuple[int, int] = (0, 0)  # latent rows and columns
-    sigma_start: float = float("inf")
-    sigma_end: float = 0.0
-    maps: PriorMaps | None = None
-    record: PriorRecord | None = None
-    active: bool = False
-    _masks: dict[tuple, Masks] = field(default_factory=dict)  # by block, device and type
-    _patches: dict = field(default_factory=dict)
-    _collector: PriorCollector | None = None
-    _collected: set[object] = field(default_factory=set)
+    rises: whether it looks for the noise of pictures instead of pictures. maps: of the evaluation before, None at first;
+    record: the maps of all; columns: of the foregrounds' prompts, by uuid of the stacked conditioning entry they are part
+    of; lengths: of all streams' texts, by uuid of the entry and the text's key.
+    """
 
-    @property
-    def last(self) -> Block:
-        """The block of the last self-attention, whose map is the structure prior."""
-        return self.blocks[-1]
+    def __init__(self, settings: Settings, shape: torch.Size, rises: bool = False):
+        height, width = shape[-2:]
+        self.settings, self.rises = settings, rises
+        self.cells = height, width
+        self.maps: PriorMaps | None = None
+        self.record = PriorRecord(
+            settings.options.hardness, settings.layout.foreground_count, (height * LATENT_SCALE, width * LATENT_SCALE),
+            settings.last,
+        )  # fmt: skip
+        self.columns: dict[object, tuple[TextColumns, ...]] = {}
+        self.lengths: dict[object, dict[str, Lengths]] = {}
+        self._patches: dict[object, object] = {}
 
-    def start(self, latent_shape: torch.Size) -> None:
-        """Start a run on latents (rows, 4, h, w) with an empty record."""
-        self.cells = tuple(latent_shape[-2:])
-        size = (latent_shape[-2] * PIXELS, latent_shape[-1] * PIXELS)
-        self.record = PriorRecord(self.options.hardness, self.layout.foregrounds, size, self.last)
+    def remember(self, sigma: float, used: PriorMaps, read: PriorMaps | None) -> None:
+        """Record the maps that an evaluation blended with; the next one goes on with those that it read, or with the same."""
+        self.record.add(sigma, used)
+        self.maps = read or used
 
-    def begin_evaluation(self, sigma: float) -> bool:
-        """Start one model evaluation; returns whether it needs a prior pass first."""
-        self.active = self.options.blends and self.sigma_end < sigma <= self.sigma_start
-        previous = self.options.prior_mode is PriorMode.PREVIOUS_STEP
-        self._collected, self.called = set(), set()
-        self._collector = PriorCollector(self.last) if self.active and previous else None
-        return self.active and (self.maps is None or not previous)
-
-    def begin_prior_pass(self) -> None:
-        """Collect from the prior pass that follows; what the blended pass will collect starts afresh after it."""
-        self._collector = PriorCollector(self.last)
-
-    def end_prior_pass(self) -> None:
-        """Take the maps of the prior pass as this evaluation's; where a cache of blocks spared them, the last ones stay.
-
-        ValueError when there are none.
-        """
-        maps = self._collector.finish() or self.maps
-        if maps is None:
-            raise not_called(self.callers)
-        self._collector = PriorCollector(self.last) if self.options.prior_mode is PriorMode.PREVIOUS_STEP else None
-        self._collected, self.called = set(), set()
-        self._use(maps)
-
-    def begin_blended_pass(self, sigma: float) -> None:
-        """Note in the record which maps this evaluation blends with."""
-        if self.active and self.maps is not None:
-            self.record.add(sigma, self.maps)
-
-    def one_scene(self, x0: torch.Tensor) -> torch.Tensor:
-        """What the background mode does to the evaluation's guided prediction (N * S, C, h, w), with its masks."""
-        if self.options.background_mode is not BackgroundMode.ONE_SCENE or not self.active or self.maps is None:
-            return x0
-        surround = self.surround().to(x0.device).unflatten(-1, self.maps.grids[self.last]).unsqueeze(1)
-        return blend_predictions(self.layout.grouped(x0), surround, self.layout, self.options.strength).flatten(0, 1)
-
-    def surround(self) -> torch.Tensor:
-        """`surround_mask` of the last block for N samples."""
-        content = self.maps.content_of(self.last).float().unflatten(0, (-1, self.layout.foregrounds))
-        return surround_mask(content, self.maps.grids[self.last], self.options.hardness)
-
-    def end_evaluation(self) -> None:
-        """Hand the maps collected in the blended pass on to the next evaluation (previous_step)."""
-        if self._collector is not None:
-            self._use(self._collector.finish() or self.maps)
-            self._collector = None
-
-    def release(self) -> None:
-        """Drop every tensor and patch of the run; called when it ends, however it ends."""
-        self.maps, self._collector, self._masks, self.text, self.lengths, self._patches = None, None, {}, {}, {}, {}
-
-    def patch(self, key: object, make: Callable[[], object]) -> object:
+    def patch(self, key: object, make: Callable[[], T]) -> T:
         """What `make` makes for `key`, the same object for every step: compiled code is made anew for new ones."""
         if key not in self._patches:
-            self._patches[key] = make()
-        return self._patches[key]
+            self._patches.setdefault(key, make())
+        return self._patches[key]  # type: ignore[return-value]
 
-    def _use(self, maps: PriorMaps | None) -> None:
-        self.maps, self._masks = maps, {}
+
+class Pass:
+    """One pass of the conditionings through the UNet, as its forwards see it.
+
+    prior: whether it holds the foreground rows alone, to read priors from; reads: whether priors are read; maps: what the
+    pass blends with, None for nothing. called: uuids of the conditionings that the UNet was called for.
+    """
+
+    def __init__(self, run: Run, prior: bool = False, reads: bool = False, maps: PriorMaps | None = None):
+        self.run, self.settings = run, run.settings
+        self.prior, self.maps = prior, maps
+        self.called: set[object] = set()
+        self._reads = reads
+        self._read: dict[object, ReadPriors] = {}
+        self._masks: dict[tuple, Masks] = {}
+
+    def claim(self, uuid: object) -> ReadPriors | None:
+        """Where to put the priors of a conditioning: for the first forward that asks, None for those that run it again.
+
+        Other nodes run it again, with attention that is not the model's (perturbed attention guidance).
+        """
+        if not self._reads or uuid not in self.run.columns:
+            return None
+        own = ReadPriors()
+        return own if self._read.setdefault(uuid, own) is own else None
+
+    def maps_read(self) -> PriorMaps | None:
+        """The maps of all that the forwards of this pass have read, or None when that is not complete."""
+        read = [self._read[uuid] for uuid in self.run.columns if uuid in self._read]
+        maps = prior_maps(read, self.settings.last)
+        return None if maps is None else self.settings.blending.priors(maps)
+
+    def blends(self, site: str, grid: Grid) -> bool:
+        """Whether the outputs of an attention of `grid` tokens are blended."""
+        return self.maps is not None and self.settings.blending.blends(site, grid, self.maps)
 
     def masks(self, block: Block, grid: Grid, like: torch.Tensor) -> Masks:
-        """The masks of a block for N samples, (N, ..., M, 1), on the device and in the type of `like`, once per evaluation.
+        """The masks of a block for N samples, (N, ..., M, 1), on the device and in the type of `like`, made once.
 
         grid: the block's tokens in this evaluation. Those of all blocks on one grid are made together; where another node
         has changed the grid since the evaluation before (Deep Shrink), its maps are brought to this one's size.
@@ -147,14 +162,19 @@ class BlendRun:
         key = (block, grid, like.device, like.dtype)
         if key not in self._masks:
             maps = self.maps if self.maps.grids[block] == grid else self.maps.resized(block, grid)
-            masks = maps.masks(grid, self.options.hardness, self.layout.foregrounds).to(like)
+            masks = self.settings.blending.masks(maps, grid).to(like)
             each = zip(*(mask.unbind(0) for mask in masks.over_channels()))
-            self._masks.update(((name, *key[1:]), Masks(*own)) for name, own in zip(maps.on(grid), each))
+            for name, own in zip(maps.on(grid), each):
+                self._masks.setdefault((name, *key[1:]), Masks(*own))  # forwards that come at once make the same
         return self._masks[key]
 
-    def collect_from(self, uuid: object) -> PriorCollector | None:
-        """The collector, if the positive chunk `uuid` is to be collected; a chunk run again by other nodes is not."""
-        if self._collector is None or uuid in self._collected:
-            return None
-        self._collected.add(uuid)
-        return self._collector
+
+def pass_of(transformer_options: dict) -> Pass:
+    """The pass that a call of the UNet belongs to; ValueError when a node has called it with options of its own making."""
+    found = transformer_options.get(PASS)
+    if found is None:
+        raise ValueError(
+            "a node calls the model with options of its own instead of those that LayerFusion gave it, so that it cannot be "
+            "told which layers the call holds: remove the node"
+        )
+    return found
