@@ -1,4 +1,4 @@
-"""Collecting the priors of one model evaluation, turning them into masks, and keeping them for previews."""
+"""The priors of one model evaluation: put together, turned into masks, and kept for previews."""
 
 from __future__ import annotations
 
@@ -74,20 +74,13 @@ class PriorMaps:
 
 @dataclass
 class ReadPriors:
-    """What one forward reads of one conditioning's foreground rows: s of the last self-attention, c^l of every block."""
+    """What one forward has read of one conditioning's foreground rows.
 
-    scores: torch.Tensor | None = None
-    scores_grid: Grid = (0, 0)
-    content: dict[Block, torch.Tensor] = field(default_factory=dict)
-    grids: dict[Block, Grid] = field(default_factory=dict)
+    structure: s (R, M) of the last self-attention, with its grid; content: c^l (R, M_l) of the blocks, with theirs.
+    """
 
-    def add_structure(self, scores: torch.Tensor, grid: Grid) -> None:
-        """Keep s (R, M) of the last self-attention."""
-        self.scores, self.scores_grid = scores, grid
-
-    def add_content(self, block: Block, confidence: torch.Tensor, grid: Grid) -> None:
-        """Keep c^l (R, M_l) of one block."""
-        self.content[block], self.grids[block] = confidence, grid
+    structure: tuple[torch.Tensor, Grid] | None = None
+    content: dict[Block, tuple[torch.Tensor, Grid]] = field(default_factory=dict)
 
 
 def prior_maps(read: Sequence[ReadPriors], last: Block) -> PriorMaps | None:
@@ -96,17 +89,21 @@ def prior_maps(read: Sequence[ReadPriors], last: Block) -> PriorMaps | None:
     last: the block of the last self-attention. Conditionings may run on different devices; all maps come to that of the
     first.
     """
-    found = [priors for priors in read if priors.scores is not None]
-    if not found or not any(last in priors.content for priors in read):
+    structure = [priors.structure for priors in read if priors.structure is not None]
+    if not structure or not any(last in priors.content for priors in read):
         return None
-    device, grid = found[0].scores.device, found[0].scores_grid
-    grids = {block: own for priors in read for block, own in priors.grids.items()}
+    device, structure_grid = structure[0][0].device, structure[0][1]
+    grids = {block: grid for priors in read for block, (_, grid) in priors.content.items()}
     content: dict[Grid, list[torch.Tensor]] = {}
-    for block, own in grids.items():
-        each = [priors.content[block] for priors in read if block in priors.content]
-        content.setdefault(own, []).append(_mean(each, device))
-    stacked = {own: torch.stack(maps) for own, maps in content.items()}
-    return PriorMaps(structure_prior(_mean([priors.scores for priors in found], device)), grid, stacked, grids)
+    for block, grid in grids.items():
+        each = [priors.content[block][0] for priors in read if block in priors.content]
+        content.setdefault(grid, []).append(_mean(each, device))
+    return PriorMaps(
+        structure_prior(_mean([scores for scores, _ in structure], device)),
+        structure_grid,
+        {grid: torch.stack(maps) for grid, maps in content.items()},
+        grids,
+    )
 
 
 def _mean(maps: list[torch.Tensor], device: torch.device) -> torch.Tensor:

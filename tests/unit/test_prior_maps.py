@@ -14,11 +14,9 @@ COARSE, FINE = ("middle", 0, 0), ("output", 5, 1)
 
 
 def read() -> ReadPriors:
-    priors = ReadPriors()
-    priors.add_content(COARSE, torch.tensor([[0.1, 0.2]]), (1, 2))
-    priors.add_structure(torch.tensor([[1.0, 9.0, 5.0, 9.0, 9.0, 1.0, 9.0, 9.0]]), (2, 4))
-    priors.add_content(FINE, torch.full((1, 8), 0.5), (2, 4))
-    return priors
+    scores = torch.tensor([[1.0, 9.0, 5.0, 9.0, 9.0, 1.0, 9.0, 9.0]])
+    content = {COARSE: (torch.tensor([[0.1, 0.2]]), (1, 2)), FINE: (torch.full((1, 8), 0.5), (2, 4))}
+    return ReadPriors((scores, (2, 4)), content)
 
 
 def collected() -> PriorMaps:
@@ -64,20 +62,14 @@ def test_a_region_goes_with_the_maps():
 
 
 def test_several_conditionings_are_averaged():
-    other = ReadPriors()
-    other.add_structure(torch.full((1, 8), 1.0), (2, 4))
-    other.add_content(FINE, torch.full((1, 8), 0.1), (2, 4))
+    other = ReadPriors((torch.full((1, 8), 1.0), (2, 4)), {FINE: (torch.full((1, 8), 0.1), (2, 4))})
     assert torch.allclose(prior_maps([read(), other], FINE).content_of(FINE), torch.full((1, 8), 0.3))
 
 
 def test_maps_of_several_devices_come_to_the_first():
     """Conditionings of one stream may run on different GPUs; `meta` stands for one here."""
-    first, second = ReadPriors(), ReadPriors()
-    first.add_structure(torch.ones(1, 8, device="meta"), (2, 4))
-    second.add_structure(torch.ones(1, 8), (2, 4))
-    first.add_content(FINE, torch.ones(1, 8), (2, 4))
-    second.add_content(FINE, torch.ones(1, 8, device="meta"), (2, 4))
-    maps = prior_maps([first, second], FINE)
+    one, other = ((torch.ones(1, 8, device=device), (2, 4)) for device in ("meta", "cpu"))
+    maps = prior_maps([ReadPriors(one, {FINE: other}), ReadPriors(other, {FINE: one})], FINE)
     assert maps.structure.device.type == maps.content[2, 4].device.type == "meta"
 
 

@@ -15,7 +15,7 @@ from ...method.prior_maps import PriorRecord
 from ...method.streams import StreamLayout
 from ..models.families import require_sdxl
 from ..unet.calls import options_in, watched
-from ..unet.patches import install, settings_for
+from ..unet.install import install, settings_for
 from ..unet.run import Pass, Run
 from .conditioning import check_conditioning, text_columns
 from .evaluate import evaluate
@@ -41,7 +41,7 @@ class _PriorGuider(comfy.samplers.CFGGuider):
         self.run = run
         self.inner_set_conds({"positive": conditioning})
 
-    def predict_noise(self, x, timestep, model_options=None, seed=None):
+    def predict_noise(self, x, timestep, model_options, seed=None):
         prompts = self.conds["positive"]
         self.run.columns = {prompt["uuid"]: (text_columns(prompt, x.device),) for prompt in prompts}
         prior_pass = partial(self._prior_pass, prompts, timestep, model_options)

@@ -18,10 +18,10 @@ from ..models.families import require_sdxl
 from ..models.foreground import require_in_order
 from ..unet.calls import options_in, require_cache_of_rows, watched
 from ..unet.delta import foreground_delta
+from ..unet.install import install, settings_for
 from ..unet.lockstep import install_pair
-from ..unet.patches import install, settings_for
 from ..unet.per_stream import KEY
-from ..unet.run import Pass, Run
+from ..unet.run import Pass, Run, Settings
 from ..unet.stream_patches import require_own_patches, with_foreground_patches
 from .conditioning import check_conditioning, text_columns
 from .evaluate import evaluate
@@ -33,7 +33,20 @@ from .step_noise import StepNoise, stream_noise
 from .stream_conds import RunRows
 
 _STREAM, _NEGATIVE, _PRIOR = "layerfusion_stream_{}", "layerfusion_negative_{}", "layerfusion_prior"  # of conditionings
-_OF_A_RUN = ("conds", "inner_model", "loaded_models")  # attributes that the host leaves behind when a run fails
+_OF_A_RUN = ("run", "conds", "inner_model", "loaded_models")  # attributes; the host leaves its own when a run fails
+
+
+class _GuiderRun(Run):
+    """A run with what else its guider needs for it.
+
+    keep: of the rows (R, 1, h, w), None without given layers; stacks: of the conditionings, once the host has made its own.
+    """
+
+    def __init__(self, settings: Settings, shape: torch.Size, sigmas: torch.Tensor, keep: torch.Tensor | None):
+        super().__init__(settings, shape, rises(sigmas))
+        self.keep = None if self.rises else keep
+        self.guidance = LayerGuidance(settings.layout)
+        self.stacks: dict[str, StreamStack] = {}
 
 
 class LayerFusionGuider(comfy.samplers.CFGGuider):
@@ -41,8 +54,11 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
 
     base: the model of blended and background; foreground_model: the same with foreground weights on top; streams: each
     layer's conditioning; negative: one for all; negatives: each layer's own, None for `negative`; blending: the method.
-    ValueError for anything that cannot work, before sampling starts. record: the priors of the last run.
+    ValueError for anything that cannot work, before sampling starts.
     """
+
+    run: _GuiderRun  # under way; there is none outside of `sample`
+    record: PriorRecord  # of the last run that came to its end, in main memory
 
     def __init__(
         self,
@@ -80,11 +96,6 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY + "_conds", _with_own_conds)
         super().__init__(model)
         self.set_cfg(cfg)
-        self.run: Run | None = None
-        self.record: PriorRecord | None = None
-        self.keep: torch.Tensor | None = None
-        self._stacks: dict[str, StreamStack] = {}
-        self._guidance = LayerGuidance(layout)
         self._step_noise = StepNoise(layout)
         self.inner_set_conds(
             {_STREAM.format(i): c for i, c in enumerate(streams.streams)}
@@ -116,17 +127,14 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         if noise_mode is NoiseMode.SHARED:
             sampler = self._step_noise.shared(sampler)
         ends = bool((sigmas[-1:] == 0).all())  # read now: uni_pc writes into it
-        run = self.run = Run(self.settings, noise.shape, rises(sigmas))
-        self.record = None
-        self.keep = None if run.rises else start.keep
+        run = self.run = _GuiderRun(self.settings, noise.shape, sigmas, start.keep)
         try:
             with holding(self, start, noise, sigmas) as (noise, latent, mask):
                 rows = super().sample(noise, latent, sampler, sigmas, mask, callback, disable_pbar, seed)
             self.record = run.record.finish()
         finally:
-            self.run, self._stacks, self._guidance, self.keep = None, {}, LayerGuidance(layout), None
             for name in _OF_A_RUN:
-                vars(self).pop(name, None)
+                self.__dict__.pop(name, None)
         held = start.keep is not None and ends and not run.rises
         return paste(rows, start.clean, start.keep) if held else rows
 
@@ -134,9 +142,7 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         with self._step_noise.paused():
             return super().__call__(*args, **kwargs)
 
-    def predict_noise(
-        self, x: torch.Tensor, timestep: torch.Tensor, model_options: dict | None = None, seed: int | None = None
-    ):
+    def predict_noise(self, x: torch.Tensor, timestep: torch.Tensor, model_options: dict, seed: int | None = None):
         """One evaluation of all streams, guided. x: (N * S, 4, h, w)."""
         sigma = float(timestep[0])  # one read per evaluation, before anything is queued
         self._stack_conds(sigma, x.device)
@@ -157,7 +163,7 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         """The host's guided prediction for all rows, with a scale per row where the layers' scales differ."""
         scales = this.settings.options.cfg_of_layers(self.cfg, this.settings.layout).streams
         positive, negative = self.conds["positive"], self.conds["negative"]
-        model_options = self._guidance.options(options_in(model_options, this), scales)
+        model_options = self.run.guidance.options(options_in(model_options, this), scales)
         with watched(this, positive, model_options["transformer_options"]):
             if len(set(scales)) == 1:
                 return comfy.samplers.sampling_function(
@@ -168,7 +174,7 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
 
     def _stack_conds(self, sigma: float, device: torch.device) -> None:
         """Merge the streams' conds, processed by the host one by one, into those of this evaluation's passes."""
-        run, stacks = self.run, {name: stack.at(sigma) for name, stack in self._stacks.items()}
+        run, stacks = self.run, {name: stack.at(sigma) for name, stack in self.run.stacks.items()}
         self.conds.update({name: [entry.rows for entry in stacked] for name, stacked in stacks.items()})
         prior = stacks[_PRIOR]
         for entry in (*prior, *stacks["positive"][: len(prior)]):
@@ -187,13 +193,13 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
             rows.encode(model, shared if entries is None else entries, i, "negative") for i, entries in enumerate(own)
         ]
         controls: dict = {}  # one for both: with equal controls, positive and negative run in one forward
-        self._stacks = {
+        self.run.stacks = {
             "positive": StreamStack(names, streams, lengths, controls),
             _PRIOR: StreamStack(names[:count], streams[:count], lengths),
         }
         negatives = stream_negatives(streams, negatives, [entries is None for entries in own], shared)
         if negatives is not None:
-            self._stacks["negative"] = StreamStack(
+            self.run.stacks["negative"] = StreamStack(
                 tuple(f"negative of {n}" for n in names), negatives, lengths, controls
             )
 
@@ -202,5 +208,5 @@ def _with_own_conds(executor, guider, sigmas, extra_args, callback, noise, laten
     """SAMPLER_SAMPLE wrapper: a LayerFusionGuider makes its streams' conds, now that the host has made its own."""
     if isinstance(guider, LayerFusionGuider):
         count, seed = guider.settings.layout.count, extra_args.get("seed")
-        guider.make_stacks(RunRows(noise, latent_image, denoise_mask, guider.keep, seed, count))
+        guider.make_stacks(RunRows(noise, latent_image, denoise_mask, guider.run.keep, seed, count))
     return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import comfy.model_patcher
 import comfy.model_sampling
@@ -26,14 +27,27 @@ from .blocks import block_channels
 from .compiled import uncompiled
 from .forward import PART, Part
 from .handover import Walk
-from .patches import install
+from .install import install
 from .per_stream import KEY
 from .row_terms import require_understood
 from .run import pass_of
 
 log = logging.getLogger(__name__)
 
+READY = "layerfusion_foreground_model"  # in transformer_options: the `Ready` foreground model
 _OWN = ("patches", "patches_replace", "wrappers", "callbacks")  # transformer_options that each model has of its own
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The foreground model while a sampler runs; travels in transformer_options.
+
+    options: its model_options; replace: the base model's patches_replace, which the host may have moved for this run.
+    """
+
+    options: dict
+    replace: dict
+    threads: ThreadPoolExecutor
 
 
 class LockStep:
@@ -42,20 +56,17 @@ class LockStep:
     def __init__(self, base: ModelPatcher, foreground_model: ModelPatcher):
         self.foreground_model = install(foreground_model)
         self._base = base.model_options
-        self._replace: dict = {}  # of the base model in this run: the host may have moved patches since it was made
-        self._options: dict = {}
-        self._threads: ThreadPoolExecutor | None = None
 
     def sample(self, executor, guider, sigmas: torch.Tensor, extra_args: dict, *args, **kwargs):
         """SAMPLER_SAMPLE wrapper: the foreground model is ready for as long as the sampler runs."""
         self._check_start(float(sigmas[0]))
-        model = self.foreground_model
-        self._replace = extra_args["model_options"]["transformer_options"].get("patches_replace", {})
-        self._options = comfy.model_patcher.create_model_options_clone(model.model_options)
-        comfy.sampler_helpers.prepare_model_patcher(model, {}, self._options)
-        comfy.samplers.cast_to_load_options(self._options, device=model.load_device, dtype=model.model_dtype())
+        model, call = self.foreground_model, extra_args["model_options"]["transformer_options"]  # the host's copy for this run
+        options = comfy.model_patcher.create_model_options_clone(model.model_options)
+        comfy.sampler_helpers.prepare_model_patcher(model, {}, options)
+        comfy.samplers.cast_to_load_options(options, device=model.load_device, dtype=model.model_dtype())
         # One thread for the whole run: libraries keep plans and buffers per thread.
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="layerfusion")
+        threads = ThreadPoolExecutor(1, thread_name_prefix="layerfusion")
+        call[READY] = Ready(options, call.get("patches_replace", {}), threads)
         try:
             model.pre_run()
             return uncompiled(executor, guider, sigmas, extra_args, *args, **kwargs)
@@ -63,9 +74,8 @@ class LockStep:
             model.cleanup()  # the host's own clean-up of additional models is for runs that end well
             raise
         finally:
-            self._threads.shutdown()
-            comfy.samplers.cast_to_load_options(self._options, device=model.offload_device)
-            self._options, self._replace, self._threads = {}, {}, None
+            threads.shutdown()
+            comfy.samplers.cast_to_load_options(options, device=model.offload_device)
 
     def denoise(self, apply_model: Callable, args: dict) -> torch.Tensor:
         """model_function_wrapper: denoise one chunk of rows, those of the foregrounds by the foreground model."""
@@ -80,7 +90,7 @@ class LockStep:
         def forward(stop: Callable) -> torch.Tensor:
             return self._by_foreground_model(theirs, Part(streams[0], lambda place, n, blend: stop((place, n))))
 
-        with Walk(self._threads, args["input"].device, forward) as walk:
+        with Walk(args["c"]["transformer_options"][READY].threads, args["input"].device, forward) as walk:
             at = walk.advance()
 
             def meet(place: tuple[Block, str], n: torch.Tensor, blend: Callable) -> torch.Tensor:
@@ -103,24 +113,26 @@ class LockStep:
 
     def _by_foreground_model(self, args: dict, part: Part | None = None) -> torch.Tensor:
         """The foreground model's own call for rows that are all its own."""
-        options = self._transformer_options(args["c"]["transformer_options"])
+        call = args["c"]["transformer_options"]
+        ready: Ready = call[READY]
+        options = self._transformer_options(call, ready)
         if part is not None:
             options[PART] = part
         args = {**args, "c": {**args["c"], "transformer_options": options}}
-        return _apply(self.foreground_model.model.apply_model, self._options.get("model_function_wrapper"), args)
+        return _apply(self.foreground_model.model.apply_model, ready.options.get("model_function_wrapper"), args)
 
-    def _transformer_options(self, call: dict) -> dict:
+    def _transformer_options(self, call: dict, ready: Ready) -> dict:
         """The foreground model's transformer_options, with what the base model's have for this very call.
 
         That is the host's account of the call (sigmas, conditionings), and attention that a guidance node of the base
         model swaps in for a second call: guidance is for all streams.
         """
         base, hooked = self._base["transformer_options"], self.foreground_model.apply_hooks(hooks=None)
-        options = merge_nested_dicts(hooked, self._options["transformer_options"], copy_dict1=False)
+        options = merge_nested_dicts(hooked, ready.options["transformer_options"], copy_dict1=False)
         options.update({key: value for key, value in call.items() if key not in _OWN and key not in base})
         replace = dict(options.get("patches_replace", {}))
         for site, patches in call.get("patches_replace", {}).items():
-            known = self._replace.get(site, {})
+            known = ready.replace.get(site, {})
             swapped = {place: p for place, p in patches.items() if known.get(place) is not p}
             replace[site] = {**replace.get(site, {}), **swapped}
         return {**options, "patches_replace": replace}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from types import FunctionType, ModuleType
 
 import torch
@@ -43,12 +43,12 @@ def pair_of(name: str) -> str:
     return name.removesuffix("_patch") + "_output_patch"
 
 
-def sees_all(guidance: set[int], pair: Sequence = ()) -> Callable[[Callable], bool]:
+def sees_all(guidance: Set[int], pair: Sequence = ()) -> Callable[[Callable], bool]:
     """Whether a patch must get all rows at once: it keeps something for guidance, or for its `pair` around an attention.
 
     guidance: identities of what the functions that see all rows keep (`kept_by`).
     """
-    kept, known = guidance.union(*map(kept_by, pair)), {}
+    kept, known = set(guidance).union(*map(kept_by, pair)), {}
 
     def test(patch: Callable) -> bool:
         if id(patch) not in known:  # asked at every attention

@@ -159,9 +159,11 @@ class Pass:
         grid: the block's tokens in this evaluation. Those of all blocks on one grid are made together; where another node
         has changed the grid since the evaluation before (Deep Shrink), its maps are brought to this one's size.
         """
-        key = (block, grid, like.device, like.dtype)
+        key, maps = (block, grid, like.device, like.dtype), self.maps
+        if maps is None:
+            raise RuntimeError("this pass blends nothing and has no masks")
         if key not in self._masks:
-            maps = self.maps if self.maps.grids[block] == grid else self.maps.resized(block, grid)
+            maps = maps if maps.grids[block] == grid else maps.resized(block, grid)
             masks = self.settings.blending.masks(maps, grid).to(like)
             each = zip(*(mask.unbind(0) for mask in masks.over_channels()))
             for name, own in zip(maps.on(grid), each):
