@@ -8,13 +8,11 @@ from comfy_api.latest import io
 
 from ..layerfusion_core.host.sampling.guider import LayerFusionGuider
 from ..layerfusion_core.host.sampling.stacked import split_latent, stack_latent
-from ..layerfusion_core.method.options import LayerFusionOptions
+from ..layerfusion_core.method.options import AS_CFG, LayerFusionOptions
 from ..layerfusion_core.method.streams import Layers
 from .floats import finite, float_input
 from .options import Options
 from .per_layer import negative_inputs, scale_inputs
-
-CATEGORY = "LayerFusion/custom sampling"
 
 
 class LayerFusionGuiderNode(io.ComfyNode):
@@ -25,7 +23,7 @@ class LayerFusionGuiderNode(io.ComfyNode):
         return io.Schema(
             node_id="LayerFusionGuider",
             display_name="LayerFusion Guider",
-            category=CATEGORY,
+            category="LayerFusion",
             description="Guider for SamplerCustomAdvanced. Its latent must come from LayerFusion Stack Latents; Split Latents "
             "takes the result apart.",
             inputs=[
@@ -58,12 +56,13 @@ class LayerFusionGuiderNode(io.ComfyNode):
     def execute(
         cls, base_model, foreground_model, foreground, background, blended, negative, cfg, options=None,
         negative_foreground=None, negative_background=None, negative_blended=None,
-        cfg_foreground=0.0, cfg_background=0.0, cfg_blended=0.0,
+        cfg_foreground=AS_CFG, cfg_background=AS_CFG, cfg_blended=AS_CFG,
     ) -> io.NodeOutput:  # fmt: skip
         streams = Layers((foreground,), blended, background)
         negatives = Layers((negative_foreground,), negative_blended, negative_background)
         scales = {"cfg_foreground": cfg_foreground, "cfg_background": cfg_background, "cfg_blended": cfg_blended}
-        options = replace(options or LayerFusionOptions(), **{name: scale for name, scale in scales.items() if scale})
+        own = {name: scale for name, scale in scales.items() if scale != AS_CFG}
+        options = replace(options or LayerFusionOptions(), **own)
         guider = LayerFusionGuider(base_model, foreground_model, streams, negative, cfg, options, negatives)
         return io.NodeOutput(guider)
 
@@ -76,7 +75,7 @@ class LayerFusionStackLatents(io.ComfyNode):
         return io.Schema(
             node_id="LayerFusionStackLatents",
             display_name="LayerFusion Stack Latents",
-            category=CATEGORY,
+            category="LayerFusion",
             description="Prepare a latent for a LayerFusion Guider: one noise for foreground, blended and background. The "
             "last node before the sampler.",
             inputs=[
@@ -102,7 +101,7 @@ class LayerFusionSplitLatents(io.ComfyNode):
         return io.Schema(
             node_id="LayerFusionSplitLatents",
             display_name="LayerFusion Split Latents",
-            category=CATEGORY,
+            category="LayerFusion",
             description="Take the layers out of what SamplerCustomAdvanced made of stacked latents.",
             inputs=[io.Latent.Input("latent", tooltip="Output of SamplerCustomAdvanced with a LayerFusion Guider.")],
             outputs=[

@@ -16,7 +16,7 @@ class LayerFusionLoadDemo(io.ComfyNode):
         return io.Schema(
             node_id="LayerFusionLoadDemo",
             display_name="Load Demo Models",
-            category="LayerFusion/loaders",
+            category="LayerFusion",
             description="A miniature SDXL with everything LayerFusion needs, shipped with the pack: everyday things in drawn "
             "places at 256 x 256, e.g. 'a red apple' on 'a wooden table'. Nothing is downloaded.",
             inputs=[],

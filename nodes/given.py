@@ -12,8 +12,6 @@ from ..layerfusion_core.method.streams import Layers
 from .floats import finite, float_input
 from .pictures import check_effects
 
-CATEGORY = "LayerFusion"
-
 
 def _keep(layer: str) -> io.Float.Input:
     return float_input(
@@ -29,7 +27,7 @@ def _keep(layer: str) -> io.Float.Input:
 
 def _mask(layer: str) -> io.Mask.Input:
     return io.Mask.Input(
-        f"{layer}_mask",
+        f"mask_{layer}",
         optional=True,
         tooltip=f"Part of the {layer} to make anew, as in ComfyUI's inpainting: 1 (white) = anew, 0 = keep.",
     )
@@ -43,7 +41,7 @@ class LayerFusionGivenLayers(io.ComfyNode):
         return io.Schema(
             node_id="LayerFusionGivenLayers",
             display_name="LayerFusion Given Layers",
-            category=CATEGORY,
+            category="LayerFusion",
             description="Bring layers of your own: paint a scene around a cut-out, place an object in a picture, "
             "harmonise both, or (experimental) take a finished picture apart. For the sampler's latent_image.",
             inputs=[
@@ -76,14 +74,14 @@ class LayerFusionGivenLayers(io.ComfyNode):
         foreground: dict | None = None,
         background: dict | None = None,
         blended: dict | None = None,
-        foreground_mask: torch.Tensor | None = None,
-        background_mask: torch.Tensor | None = None,
-        blended_mask: torch.Tensor | None = None,
+        mask_foreground: torch.Tensor | None = None,
+        mask_background: torch.Tensor | None = None,
+        mask_blended: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         latent = given_latent(
             Layers((foreground,), blended, background),
             Layers((keep_foreground,), keep_blended, keep_background),
-            Layers((foreground_mask,), blended_mask, background_mask),
+            Layers((mask_foreground,), mask_blended, mask_background),
         )
         return io.NodeOutput(latent)
 
@@ -96,7 +94,7 @@ class LayerFusionPlaceForeground(io.ComfyNode):
         return io.Schema(
             node_id="LayerFusionPlaceForeground",
             display_name="Place Foreground",
-            category=CATEGORY,
+            category="LayerFusion",
             description="Move and scale a cut-out on a transparent canvas before LayerFusion Encode: the next run then "
             "harmonises it at its new place.",
             inputs=[

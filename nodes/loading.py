@@ -22,7 +22,6 @@ from ..layerfusion_core.weights.formats import PAGE, WANTED
 from ..layerfusion_core.weights.header import read_header
 from .floats import finite, float_input
 
-CATEGORY = "LayerFusion"
 SAME_AS_BASE = "same as base"
 WEIGHTS = ("foreground weights", WANTED, PAGE)  # for messages about a missing file
 _SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
@@ -37,7 +36,7 @@ class LayerFusionLoadModels(io.ComfyNode):
         return _schema(
             node_id="LayerFusionLoadModels",
             display_name="Load LayerFusion Models",
-            category=CATEGORY,
+            category="LayerFusion",
             description=(
                 "Loads an SDXL checkpoint and LayerDiffuse's foreground weights. The foreground model shares the "
                 "checkpoint's memory, so this costs little more than loading the checkpoint alone. Foreground weights "
@@ -104,7 +103,7 @@ class LayerFusionApplyForeground(io.ComfyNode):
         return _schema(
             node_id="LayerFusionApplyForeground",
             display_name="Apply Foreground Weights",
-            category=CATEGORY,
+            category="LayerFusion",
             description=(
                 "Turns an SDXL model into a foreground model: it draws the object alone, on grey, ready for the "
                 "transparent VAE. Put LoRAs that both streams should see before this node. Foreground weights belong "

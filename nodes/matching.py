@@ -10,8 +10,6 @@ from ..layerfusion_core.layers.matching import CLEANLINESS, flattened, match_lay
 from .floats import finite, float_input
 from .pictures import check_pictures
 
-CATEGORY = "LayerFusion"
-
 
 class LayerFusionMatchLayers(io.ComfyNode):
     """Puts the blended picture's light into the layers, so that laid over each other they show it."""
@@ -21,7 +19,7 @@ class LayerFusionMatchLayers(io.ComfyNode):
         return io.Schema(
             node_id="LayerFusionMatchLayers",
             display_name="LayerFusion Match Layers",
-            category=CATEGORY,
+            category="LayerFusion",
             description="Makes the layers add up to the blended picture: the foreground gets the colour it has there, and "
             "shadow, glow and reflection become a layer of their own between background and foreground.",
             inputs=[

@@ -21,7 +21,7 @@ class LayerFusionExtractPriors(io.ComfyNode):
         return io.Schema(
             node_id="LayerFusionExtractPriors",
             display_name="Extract Priors",
-            category="LayerFusion/inspect",
+            category="LayerFusion",
             description="Structure and content confidence prior of a foreground latent at one noise level, and their masks.",
             inputs=[
                 io.Model.Input("foreground_model", tooltip="A model with foreground weights."),
@@ -61,7 +61,7 @@ class LayerFusionPreviewPriors(io.ComfyNode):
         return io.Schema(
             node_id="LayerFusionPreviewPriors",
             display_name="Preview Priors",
-            category="LayerFusion/inspect",
+            category="LayerFusion",
             description="Structure | content | soft mask | hard mask of one step of a LayerFusion KSampler run, blue = 0, red = 1.",
             inputs=[
                 Priors.Input("priors", tooltip="From the LayerFusion KSampler."),

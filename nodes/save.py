@@ -12,16 +12,19 @@ from ..layerfusion_core.host.output.prefixes import prefix_problem
 from ..layerfusion_core.host.output.viewer import mask_files
 from ..layerfusion_core.layers.compositing import alpha_over, difference_map
 from ..layerfusion_core.layers.export import LayerSet, PartlySaved, metadata_texts, save_set
-from ..layerfusion_core.layers.export_formats import FORMATS, format_problem, writers
+from ..layerfusion_core.layers.export_formats import DEPTHS, NO_PSD_TOOLS, has_psd_tools, writers
 from ..layerfusion_core.method.prior_maps import PriorRecord
 from .floats import finite, float_input
 from .pictures import LAYERS, check_effects, check_pictures
 from .sampling import Priors
 
-CATEGORY = "LayerFusion"
 Layers = io.Custom("LAYERS")
 SHOWN = ("blended", "foreground", "background", "effects")
 """Order on the page where the viewer does not run: the host shows the first picture largest."""
+
+
+def _format(name: str, tooltip: str) -> io.Boolean.Input:
+    return io.Boolean.Input(name, default=False, optional=True, tooltip=tooltip)
 
 
 class LayerFusionSaveLayers(io.ComfyNode):
@@ -32,7 +35,7 @@ class LayerFusionSaveLayers(io.ComfyNode):
         return io.Schema(
             node_id="LayerFusionSaveLayers",
             display_name="Save Layers",
-            category=CATEGORY,
+            category="LayerFusion",
             description=(
                 "Saves the layers into ComfyUI's output folder: name_00001_foreground.png (with transparency), "
                 "name_00001_background.png and name_00001_blended.png, with the workflow inside. Never overwrites."
@@ -47,14 +50,15 @@ class LayerFusionSaveLayers(io.ComfyNode):
                     tooltip="How the file names begin. Subfolders (a/b) and tokens such as %date:yyyy-MM-dd%, "
                     "%Node name.seed%, %width% work as in Save Image.",
                 ),
+                _format("psd", "A layered Photoshop file as well, ..._layers.psd. Needs the package psd-tools."),
+                _format("ora", "A layered OpenRaster file for Krita and GIMP as well, ..._layers.ora."),
+                _format("webp", "A lossless WebP file of each layer as well."),
                 io.Combo.Input(
-                    "formats",
-                    options=list(FORMATS),
-                    default="png",
+                    "bit_depth",
+                    options=[str(depth) for depth in DEPTHS],
+                    default=str(DEPTHS[0]),
                     optional=True,
-                    tooltip="What to write beside the PNG files: a layered Photoshop file (psd, needs psd-tools), "
-                    "OpenRaster for Krita and GIMP (ora), or lossless WebP. Or only the PNG files, with 16 bit per "
-                    "channel.",
+                    tooltip="Bits per channel of PNG and PSD files; OpenRaster and WebP always have 8.",
                 ),
                 Priors.Input(
                     "priors",
@@ -81,10 +85,10 @@ class LayerFusionSaveLayers(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str | None = None, formats: str | None = "png") -> bool | str:
+    def validate_inputs(cls, filename_prefix: str | None = None, psd: bool | None = False) -> bool | str:
         """Says before the run what would keep its pictures from being saved. None: the value comes from another node."""
         problem = None if filename_prefix is None else prefix_problem(filename_prefix)
-        return problem or (None if formats is None else format_problem(formats)) or True
+        return problem or (NO_PSD_TOOLS if psd and not has_psd_tools() else True)
 
     @classmethod
     def execute(
@@ -93,7 +97,10 @@ class LayerFusionSaveLayers(io.ComfyNode):
         background: torch.Tensor,
         blended: torch.Tensor,
         filename_prefix: str,
-        formats: str = "png",
+        psd: bool = False,
+        ora: bool = False,
+        webp: bool = False,
+        bit_depth: str = "8",
         priors: PriorRecord | None = None,
         effects: torch.Tensor | None = None,
     ) -> io.NodeOutput:
@@ -115,8 +122,9 @@ class LayerFusionSaveLayers(io.ComfyNode):
         for row in range(len(blended)):
             layers = LayerSet(*(x[row].float().cpu().numpy() for x in pictures))
             name = stem.replace("%batch_num%", str(row))
+            files = writers(layers, texts, psd=psd, ora=ora, webp=webp, depth=int(bit_depth))
             try:
-                number, files = save_set(folder, name, number, writers(layers, texts, formats))
+                number, files = save_set(folder, name, number, files)
                 saved = {
                     ending: {"filename": files[f"{ending}.png"], "subfolder": subfolder, "type": "output"}
                     for ending in endings
@@ -179,7 +187,7 @@ class LayerFusionComposite(io.ComfyNode):
         return io.Schema(
             node_id="LayerFusionComposite",
             display_name="Composite Layers",
-            category=CATEGORY,
+            category="LayerFusion",
             description=(
                 "Lays the transparent foreground over a background (any background of the same size), and shows where "
                 "that differs from the blended picture: shadows, reflections, light."

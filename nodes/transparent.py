@@ -31,8 +31,7 @@ from .floats import finite, float_input
 
 log = logging.getLogger(__name__)
 
-CATEGORY = "LayerFusion"
-TransparentVae = io.Custom("TRANSPARENT_VAE")
+TransparentVae = io.Custom("LAYERFUSION_TRANSPARENT_VAE")
 
 
 class LayerFusionLoadTransparentVAE(io.ComfyNode):
@@ -44,7 +43,7 @@ class LayerFusionLoadTransparentVAE(io.ComfyNode):
         return io.Schema(
             node_id="LayerFusionLoadTransparentVAE",
             display_name="Load Transparent VAE",
-            category=CATEGORY,
+            category="LayerFusion",
             description=(
                 "Loads the network that turns a foreground latent into colour and alpha. The files belong into "
                 "models/layer_model; they come from LayerDiffusion/layerdiffusion-v1 on Hugging Face."
@@ -104,7 +103,7 @@ class LayerFusionDecode(io.ComfyNode):
         return io.Schema(
             node_id="LayerFusionDecode",
             display_name="LayerFusion Decode",
-            category=CATEGORY,
+            category="LayerFusion",
             description=(
                 "Turns the sampler's latents into pictures: the foreground with real transparency (straight colour), "
                 "its alpha, the background and the blended picture. Warns when the foreground came out opaque."
@@ -243,7 +242,7 @@ class LayerFusionEncode(io.ComfyNode):
         return io.Schema(
             node_id="LayerFusionEncode",
             display_name="LayerFusion Encode",
-            category=CATEGORY,
+            category="LayerFusion",
             description=(
                 "Turns a picture with transparency into a foreground latent: colour is padded under the transparent "
                 "parts, laid over mid-grey and encoded, the way foreground models paint it."

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import BinaryIO, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
@@ -146,36 +145,22 @@ def webp_set(layers: LayerSet, texts: Mapping[str, str]) -> dict[str, Writer]:
     return {f"{layer.ending}.webp": writer(layer.picture) for layer in named_layers(layers)}
 
 
-FORMATS: dict[str, tuple[Callable[..., dict[str, Writer]], ...]] = {
-    "png": (png_set,),
-    "png + psd": (png_set, psd_set),
-    "png + psd 16 bit": (png_set, partial(psd_set, depth=16)),
-    "png + ora": (png_set, ora_set),
-    "png + webp": (png_set, webp_set),
-    "all": (png_set, psd_set, ora_set, webp_set),
-    "png 16 bit": (partial(png_set, depth=16),),
-}
-"""What Save Layers can write; PNG is always among it, because the page shows it."""
+DEPTHS = (8, 16)
+"""Bits per channel of PNG and PSD files."""
 
 
-def writers(layers: LayerSet, texts: Mapping[str, str], formats: str) -> dict[str, Writer]:
-    """All files of one sample in one of `FORMATS`; ValueError for another name."""
-    if formats not in FORMATS:
-        raise ValueError(_unknown(formats))
-    return {ending: write for make in FORMATS[formats] for ending, write in make(layers, texts).items()}
-
-
-def format_problem(formats: str) -> str | None:
-    """Why this machine cannot write one of `FORMATS`, whatever the pictures are; None when it can."""
-    if formats not in FORMATS:
-        return _unknown(formats)
-    if ("psd" in formats or formats == "all") and not has_psd_tools():
-        return NO_PSD_TOOLS
-    return None
-
-
-def _unknown(formats: str) -> str:
-    return f"Unknown formats '{formats}'; choose one of: {', '.join(FORMATS)}."
+def writers(
+    layers: LayerSet, texts: Mapping[str, str], *, psd: bool = False, ora: bool = False, webp: bool = False, depth: int = 8
+) -> dict[str, Writer]:
+    """All files of one sample: PNG always, because the page shows it. `depth` is that of PNG and PSD, the others have 8."""
+    made = [png_set(layers, texts, depth)]
+    if psd:
+        made.append(psd_set(layers, texts, depth))
+    if ora:
+        made.append(ora_set(layers, texts))
+    if webp:
+        made.append(webp_set(layers, texts))
+    return {ending: write for files in made for ending, write in files.items()}
 
 
 def _check_side(name: str, size: tuple[int, int], most: int) -> None:

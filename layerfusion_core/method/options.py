@@ -34,6 +34,10 @@ class NoiseMode(str, Enum):
     INDEPENDENT = "independent"
 
 
+AS_CFG = -1.0
+"""A stream's guidance scale that stands for the run's."""
+
+
 @dataclass(frozen=True)
 class LayerFusionOptions:
     """Settings of the blending; the defaults are the paper's but for background_mode (docs/evidence.md).
@@ -41,7 +45,7 @@ class LayerFusionOptions:
     hardness d > 0 of the hard mask; strength g in [0, 1] of the blending (0 = three independent streams);
     start_percent <= end_percent in [0, 1], the part of the schedule that blends; self_attention / cross_attention
     choose which attention outputs are blended; cfg_foreground, cfg_blended, cfg_background >= 0 are the streams' own
-    guidance scales, 0 for the run's.
+    guidance scales, `AS_CFG` for the run's.
     """
 
     background_mode: BackgroundMode = BackgroundMode.SHARE
@@ -53,9 +57,9 @@ class LayerFusionOptions:
     noise: NoiseMode = NoiseMode.SHARED
     self_attention: bool = True
     cross_attention: bool = True
-    cfg_foreground: float = 0.0
-    cfg_blended: float = 0.0
-    cfg_background: float = 0.0
+    cfg_foreground: float = AS_CFG
+    cfg_blended: float = AS_CFG
+    cfg_background: float = AS_CFG
 
     def __post_init__(self) -> None:
         for name, kind in (("background_mode", BackgroundMode), ("prior_mode", PriorMode), ("noise", NoiseMode)):
@@ -73,13 +77,14 @@ class LayerFusionOptions:
             )
 
         for name in ("cfg_foreground", "cfg_blended", "cfg_background"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: expected 0 (as cfg) or a guidance scale above, got {getattr(self, name)}")
+            scale = getattr(self, name)
+            if not (scale >= 0 or scale == AS_CFG):
+                raise ValueError(f"{name}: expected -1 (as cfg) or a guidance scale of 0 or more, got {scale}")
 
     def cfg_of_layers(self, cfg: float, layout: StreamLayout) -> Layers:
         """The layers' guidance scales; `cfg` where a layer has none of its own."""
         own = Layers((self.cfg_foreground,) * layout.foreground_count, self.cfg_blended, self.cfg_background)
-        return own.map(lambda scale: scale or cfg)
+        return own.map(lambda scale: cfg if scale == AS_CFG else scale)
 
     @property
     def blends(self) -> bool:

@@ -130,7 +130,8 @@ def test_wrong_family():
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [({"hardness": 0.0}, "hardness: expected a number above 0"), ({"strength": 1.5}, "strength: expected 0 to 1, got 1.5"),
+    [({"hardness": 0.0}, "hardness: expected a number above 0"), ({"cfg_blended": -0.5}, "cfg_blended: expected -1 .as cfg. or"),
+     ({"strength": 1.5}, "strength: expected 0 to 1, got 1.5"),
      ({"start_percent": 0.7, "end_percent": 0.2}, "start <= end"),
      ({"background_mode": "best"}, "expected one of adapt, adapt_self"),
      ({"prior_mode": "x"}, "expected one of exact, previous_step"), ({"noise": "loud"}, "expected one of shared, independent")],

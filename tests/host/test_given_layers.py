@@ -89,7 +89,7 @@ def test_keep_zero_starts_from_the_layer_as_img2img_does():
 @pytest.mark.parametrize("sampler", ["dpmpp_2m_sde", "ddim", *slow("euler", "uni_pc")])
 def test_strength_zero_with_a_mask_is_the_stock_inpainting_of_that_stream(sampler):
     latent = picture()
-    found = layered(latent=give(background=latent, background_mask=left_half()), sampler=sampler, strength=0.0)[0]
+    found = layered(latent=give(background=latent, mask_background=left_half()), sampler=sampler, strength=0.0)[0]
     # ddim is euler with other noise in the kept part; ours keeps the run's, which the other layers share
     name = "euler" if sampler == "ddim" else sampler
     expected = stock(models()[0], prompts()[2], {**latent, "noise_mask": left_half()}, sampler=name)
@@ -125,7 +125,7 @@ def test_partly_kept_layers_below_the_top_level_are_exactly_img2img():
 @pytest.mark.parametrize(("sampler", "batch"), [("euler", 1), ("dpmpp_2m_sde", 1), ("euler_ancestral", 2)])
 def test_guider_path_is_the_ksampler_with_given_layers(sampler, batch):
     latent = give(0.5, keep_foreground=1.0, foreground=picture(1, batch), background=picture(2),
-                  background_mask=left_half())  # fmt: skip
+                  mask_background=left_half())  # fmt: skip
     foreground, background, blended = advanced(sampler, latent, LayerFusionOptions())
     expected, _ = layered(latent=latent, sampler=sampler)
     for found, layer in zip((foreground, blended, background), expected):
@@ -162,7 +162,7 @@ def test_batches_broadcast_and_pictures_do_not_mix():
 def test_a_noise_mask_in_a_given_latent_counts_like_a_mask():
     latent = picture()
     masked = give(background={**latent, "noise_mask": left_half()})
-    expected = give(background=latent, background_mask=left_half())
+    expected = give(background=latent, mask_background=left_half())
     found, expected = (layered(latent=latent, steps=2)[0] for latent in (masked, expected))
     assert all(torch.equal(a, b) for a, b in zip(found, expected))
 
@@ -191,7 +191,7 @@ def test_inputs_and_models_are_left_as_they_were():
     base, _ = models()
     inputs = {name: {**picture(i), "noise_mask": left_half()} for i, name in enumerate(NAMES)}
     before, options = copy.deepcopy(inputs), repr(base.model_options)
-    latent = give(0.5, **inputs, foreground_mask=left_half())
+    latent = give(0.5, **inputs, mask_foreground=left_half())
     kept = copy.deepcopy(latent)
     layered(latent=latent)
     for name in NAMES:
@@ -232,7 +232,7 @@ def test_a_guider_forgets_the_layers_after_a_run_and_after_an_error(monkeypatch)
         ({"foreground": picture(batch=2), "background": picture(batch=3)}, "batches of 1 or one same number"),
         ({"background": {"samples": torch.zeros(1, 16, 16, 16)}}, "background: expected 4 latent channels .SDXL., got 16"),
         ({"blended": {"samples": torch.zeros(1, 4, 2, 16, 16)}}, r"blended: expected a picture latent .*\(1, 4, 2, 16, 16\)"),
-        ({"foreground": picture(), "foreground_mask": torch.zeros(2, 128, 128)}, "foreground: expected 1 or 1 masks, got 2"),
+        ({"foreground": picture(), "mask_foreground": torch.zeros(2, 128, 128)}, "foreground: expected 1 or 1 masks, got 2"),
     ],
 )
 def test_layers_that_do_not_fit_are_refused(inputs, message):

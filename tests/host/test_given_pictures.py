@@ -66,7 +66,7 @@ def test_masks_and_strengths_decide_by_cell():
     """A cell with one masked pixel was made anew, and so was all that is kept in part."""
     picture, mask = noise(), torch.zeros(1, SIDE, SIDE)
     mask[..., : SIDE // 2 + 1] = 1.0
-    latents = sampled(masks={"background_mask": mask}, background=picture)
+    latents = sampled(masks={"mask_background": mask}, background=picture)
     plain, pasted = decoded(latents)["background"], decoded(latents, given_background=picture)["background"]
     cut = SIDE // 2 + 8
     assert torch.equal(pasted[:, :, cut:], picture[:, :, cut:]) and torch.equal(pasted[:, :, :cut], plain[:, :, :cut])

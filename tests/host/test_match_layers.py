@@ -35,10 +35,10 @@ def save(tmp_path, monkeypatch):
 
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
 
-    def run(*pictures, formats="png", **more):
+    def run(*pictures, **more):
         clone = Node.PREPARE_CLASS_CLONE({"hidden_inputs": {}, "schema": Node.GET_SCHEMA()})
         clone.hidden.prompt = clone.hidden.extra_pnginfo = None
-        return clone.execute(*pictures, "set", formats, **more)
+        return clone.execute(*pictures, "set", **more)
 
     return run
 

@@ -23,7 +23,7 @@ def layers(rows: dict) -> list[torch.Tensor]:
 
 def given(keep: float = 1.0) -> dict:
     """Two pictures: unlike foregrounds kept where their mask says so, unlike backgrounds kept."""
-    return give(keep, foreground=picture(1, 2), background=picture(2, 2), foreground_mask=left_half())
+    return give(keep, foreground=picture(1, 2), background=picture(2, 2), mask_foreground=left_half())
 
 
 @pytest.mark.parametrize("sampler", ["euler", *slow("heun", "dpmpp_2m_sde")])

@@ -105,18 +105,17 @@ def test_a_prefix_that_cannot_be_saved_is_refused_before_the_run(output, save, p
 
 def test_what_can_be_saved_is_not_refused(output, save):
     for prefix in ("cats/red", "a/b/c", "x" * 233, "%year%%month%%day%%hour%%minute%%second%" * 14, "..x", "a b", "\u00e4"):
-        assert validate(filename_prefix=prefix, formats="png") is True, prefix
+        assert validate(filename_prefix=prefix, psd=False) is True, prefix
         assert not any(output.iterdir())
     save(*pictures(), prefix="x" * 233)
     assert len(os.listdir(output)) == 3
-    assert validate() is validate(filename_prefix=None, formats=None) is True  # connected: not known yet
+    assert validate() is validate(filename_prefix=None, psd=None) is True  # connected: not known yet
 
 
 def test_formats_that_this_machine_cannot_write_are_refused_before_the_run(monkeypatch):
     monkeypatch.setitem(sys.modules, "psd_tools", None)
-    assert "pip install -U psd-tools" in validate(filename_prefix="a", formats="png + psd")
-    assert "choose one of: png, " in validate(filename_prefix="a", formats="gif")
-    assert validate(filename_prefix="a", formats="png + webp") is True
+    assert "pip install -U psd-tools" in validate(filename_prefix="a", psd=True)
+    assert validate(filename_prefix="a", psd=False) is True
 
 
 def test_a_format_that_fails_keeps_the_others_of_every_picture(output, save, monkeypatch):
@@ -124,7 +123,7 @@ def test_a_format_that_fails_keeps_the_others_of_every_picture(output, save, mon
 
     monkeypatch.setattr(export_formats, "WEBP_SIDE", 20)
     with pytest.raises(ValueError, match="LayerFusion_00001 as WEBP: .* at most 20 x 20 .*LayerFusion_00002 as WEBP: .*All other"):
-        save(*pictures(2), formats="png + webp")
+        save(*pictures(2), webp=True)
     assert sorted(os.listdir(output)) == [
         f"LayerFusion_0000{n}_{layer}.png" for n in (1, 2) for layer in ("background", "blended", "foreground")
     ]
@@ -171,7 +170,7 @@ def test_the_hosts_own_layer_nodes_take_the_document(host, save):
 
 
 def test_formats_share_the_number(output, save):
-    out = save(*pictures(2), formats="png + ora")
+    out = save(*pictures(2), ora=True)
     assert sorted(name for name in os.listdir(output) if name.endswith("ora")) == [
         "LayerFusion_00001_layers.ora",
         "LayerFusion_00002_layers.ora",

@@ -25,7 +25,7 @@ GRAPH = {
     "4": {"class_type": "SolidMask", "inputs": {"value": 0.25, "width": SIDE, "height": SIDE}},
     "5": {"class_type": "JoinImageWithAlpha", "inputs": {"image": ["1", 0], "alpha": ["4", 0]}},
     "6": {"class_type": "LayerFusionSaveLayers", "inputs": {
-        "foreground": ["5", 0], "background": ["2", 0], "blended": ["3", 0], "filename_prefix": "editor", "formats": "png"}},
+        "foreground": ["5", 0], "background": ["2", 0], "blended": ["3", 0], "filename_prefix": "editor"}},
     "7": {"class_type": "ImageCompositor", "inputs": {"layers": ["6", 0], "compositor": {}}},
 }  # fmt: skip
 

@@ -75,10 +75,10 @@ def test_a_name_that_cannot_be_saved_is_refused_before_anything_runs(client):
     save["filename_prefix"] = "../escaped"
     with pytest.raises(Problem, match="filename_prefix: .* leads outside the output folder"):
         client.queue(bad)
-    save["filename_prefix"], save["formats"] = "layers", "gif"
-    with pytest.raises(Problem, match="Unknown formats 'gif'; choose one of"):
+    save["filename_prefix"], save["bit_depth"] = "layers", "12"
+    with pytest.raises(Problem, match="bit_depth"):
         client.queue(bad)
-    save["formats"] = "png"
+    save["bit_depth"] = "8"
     bad["name"] = {"class_type": "PrimitiveString", "inputs": {"value": "../escaped"}}
     save["filename_prefix"] = ["name", 0]  # known in the run only
     found = client.follow(client.queue(bad))

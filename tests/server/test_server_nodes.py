@@ -13,8 +13,8 @@ NEGATIVES, SCALES = [f"negative_{layer}" for layer in LAYERS], [f"cfg_{layer}" f
 NODES = {
     "LayerFusionLoadModels": (["checkpoint", "foreground_weights", "foreground_checkpoint"], MODELS),
     "LayerFusionApplyForeground": (["model", "foreground_weights", "strength"], [("foreground_model", "MODEL")]),
-    "LayerFusionLoadTransparentVAE": (["decoder", "encoder"], [("transparent_vae", "TRANSPARENT_VAE")]),
-    "LayerFusionLoadDemo": ([], [*MODELS, ("transparent_vae", "TRANSPARENT_VAE")]),
+    "LayerFusionLoadTransparentVAE": (["decoder", "encoder"], [("transparent_vae", "LAYERFUSION_TRANSPARENT_VAE")]),
+    "LayerFusionLoadDemo": ([], [*MODELS, ("transparent_vae", "LAYERFUSION_TRANSPARENT_VAE")]),
     "LayerFusionTextEncode": (["clip", *CONDITIONINGS], [(name, "CONDITIONING") for name in CONDITIONINGS]),
     "LayerFusionOptions": (["background_mode", "prior_mode", "hardness", "strength", "start_percent", "end_percent",
                             "noise", "blend_self_attention", "blend_cross_attention", *SCALES],
@@ -32,14 +32,15 @@ NODES = {
     "LayerFusionPreviewPriors": (["priors", "block", "step"], [("image", "IMAGE")]),
     "LayerFusionDecode": ([*LAYERS, "vae", "transparent_vae", "ensemble", "tile_size", *(f"given_{name}" for name in LAYERS)],
                           [("foreground", "IMAGE"), ("alpha", "MASK"), ("background", "IMAGE"), ("blended", "IMAGE")]),
-    "LayerFusionGivenLayers": ([*(f"keep_{name}" for name in LAYERS), *LAYERS, *(f"{name}_mask" for name in LAYERS)],
+    "LayerFusionGivenLayers": ([*(f"keep_{name}" for name in LAYERS), *LAYERS, *(f"mask_{name}" for name in LAYERS)],
                                [("latent", "LATENT")]),
     "LayerFusionPlaceForeground": (["image", "x", "y", "scale", "width", "height", "mask", "effects"],
                                    [("image", "IMAGE"), ("mask", "MASK"), ("effects", "IMAGE")]),
     "LayerFusionEncode": (["image", "vae", "mask", "transparent_vae", "offset_scale"], [("foreground", "LATENT")]),
     "LayerFusionMatchLayers": ([*LAYERS, "cleanliness", "light", "relight"],
                                [("foreground", "IMAGE"), ("effects", "IMAGE"), ("image", "IMAGE"), ("difference", "IMAGE")]),
-    "LayerFusionSaveLayers": ([*LAYERS, "filename_prefix", "formats", "priors", "effects"], [("layers", "LAYERS")]),
+    "LayerFusionSaveLayers": ([*LAYERS, "filename_prefix", "psd", "ora", "webp", "bit_depth", "priors",
+                               "effects"], [("layers", "LAYERS")]),
     "LayerFusionComposite": (["foreground", "background", "light", "blended", "gain"],
                              [("image", "IMAGE"), ("difference", "IMAGE")]),
 }
@@ -57,7 +58,7 @@ def test_inputs_and_outputs_are_those_that_saved_graphs_use(node, object_info):
 @pytest.mark.parametrize("node", NODES)
 def test_everything_has_a_name_a_description_and_tooltips(node, object_info):
     info = object_info[node]
-    assert info["category"].startswith("LayerFusion") and info["description"]
+    assert info["category"] == "LayerFusion" and info["description"]
     assert "LayerFusion" not in info["display_name"][11:] and info["display_name"] != node
     missing = [name for name, _, options in graph.inputs_of(info) if not options.get("tooltip")]
     assert missing == []
@@ -72,7 +73,7 @@ def test_options_start_with_the_documented_defaults(object_info):
     found = {name: options.get("default") for name, _, options in graph.inputs_of(object_info["LayerFusionOptions"])}
     assert found == {"background_mode": "share", "prior_mode": "exact", "hardness": 10.0, "strength": 1.0,
                      "start_percent": 0.0, "end_percent": 1.0, "noise": "shared", "blend_self_attention": True,
-                     "blend_cross_attention": True, **dict.fromkeys(SCALES, 0.0)}
+                     "blend_cross_attention": True, **dict.fromkeys(SCALES, -1.0)}
 
 
 def test_the_seed_changes_after_each_run_as_in_the_stock_sampler(object_info):

@@ -15,6 +15,7 @@ from layerfusion_pack.devtools import browser, graph
 VIEWER = "document.querySelector('.layerfusion-viewer')"
 NODE = "app.graph.nodes.find((node) => node.type === 'LayerFusionSaveLayers')"
 LAYERS = ("blended", "foreground", "effects", "background")
+SAVE_WIDGETS = ["filename_prefix", "psd", "ora", "webp", "bit_depth"]
 LIKE = 10.0  # mean difference of levels between a picture and its view on the page; another layer differs by far more
 
 
@@ -271,7 +272,7 @@ def test_a_screen_reader_finds_every_control(ran):
 
 def test_the_hosts_own_preview_is_not_shown_beside_it(ran):
     assert ran.run(f"Boolean({NODE}.imgs)") is False
-    assert ran.run(f"{NODE}.widgets.map((widget) => widget.name)") == ["filename_prefix", "formats", "layers_viewer"]
+    assert ran.run(f"{NODE}.widgets.map((widget) => widget.name)") == [*SAVE_WIDGETS, "layers_viewer"]
     others = f"document.querySelectorAll(`[data-node-id=\"${{{NODE}.id}}\"] img`).length"
     assert ran.run(others) == ran.run(f"{VIEWER}.closest('[data-node-id]') ? 8 : 0")
 
@@ -280,7 +281,7 @@ def test_the_viewer_leaves_the_saved_graph_alone(ran, demo_workflow):
     saved = next(node for node in demo_workflow["nodes"] if node["type"] == "LayerFusionSaveLayers")
     assert ran.run(f"{NODE}.serialize().widgets_values.filter((value) => value !== null)") == saved["widgets_values"]
     api = ran.run("app.graphToPrompt().then(({ output }) => output)")
-    assert set(api[str(saved["id"])]["inputs"]) == {*LAYERS, "filename_prefix", "formats", "priors"}
+    assert set(api[str(saved["id"])]["inputs"]) == {*LAYERS, *SAVE_WIDGETS, "priors"}
 
 
 def test_a_picture_that_is_gone_is_said_to_be(ran):

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from layerfusion_pack.layerfusion_core.layers.export import LayerSet, PartlySaved, quantised, save_set, srgb_profile
-from layerfusion_pack.layerfusion_core.layers.export_formats import FORMATS, format_problem, merged, writers
+from layerfusion_pack.layerfusion_core.layers.export_formats import merged, writers
 
+ALL = {"psd": True, "ora": True, "webp": True}
 TEXTS = {"prompt": json.dumps({"1": {"text": "a < b & c"}}), "workflow": json.dumps({"nodes": ["\u00e4"]})}
 
 
@@ -26,17 +27,17 @@ def layers() -> LayerSet:
     return LayerSet(foreground, background, blended)
 
 
-def written(layers: LayerSet, formats: str, ending: str) -> io.BytesIO:
+def written(layers: LayerSet, ending: str, **formats) -> io.BytesIO:
     buffer = io.BytesIO()
-    writers(layers, TEXTS, formats)[ending](buffer)
+    writers(layers, TEXTS, **formats)[ending](buffer)
     buffer.seek(0)
     return buffer
 
 
-@pytest.mark.parametrize(("formats", "depth"), [("png + psd", 8), ("png + psd 16 bit", 16)])
-def test_psd(layers, formats, depth):
+@pytest.mark.parametrize("depth", [8, 16])
+def test_psd(layers, depth):
     psd_tools = pytest.importorskip("psd_tools", minversion="1.26", reason="PSD-TOOLS IS MISSING: PSD was NOT tested")
-    document = psd_tools.PSDImage.open(written(layers, formats, "layers.psd"))
+    document = psd_tools.PSDImage.open(written(layers, "layers.psd", psd=True, depth=depth))
     assert document.size == (20, 12) and document.depth == depth
     assert [(layer.name, layer.visible) for layer in document] == [
         ("Background", True), ("Foreground", True), ("Blended", False),
@@ -54,33 +55,28 @@ def test_psd(layers, formats, depth):
 
 
 def test_psd_says_what_to_install(layers, monkeypatch, tmp_path):
-    assert format_problem("png + webp") is None
     monkeypatch.setitem(sys.modules, "psd_tools", None)
     with pytest.raises(PartlySaved, match="pip install -U psd-tools"):
-        save_set(str(tmp_path), "a", 1, writers(layers, TEXTS, "all"))
+        save_set(str(tmp_path), "a", 1, writers(layers, TEXTS, **ALL))
     assert len(list(tmp_path.iterdir())) == 7  # PNG, OpenRaster and WebP all the same
-    assert [formats for formats in FORMATS if "install -U psd-tools" in (format_problem(formats) or "")] == [
-        "png + psd", "png + psd 16 bit", "all",
-    ]  # fmt: skip
-    assert "choose one of: png, " in format_problem("gif")
 
 
-@pytest.mark.parametrize(("formats", "side"), [("png + webp", 16383), ("png + psd", 30000)])
-def test_pictures_that_are_too_large_for_a_format_say_so(tmp_path, formats, side):
-    if "psd" in formats:
+@pytest.mark.parametrize(("format", "side"), [("webp", 16383), ("psd", 30000)])
+def test_pictures_that_are_too_large_for_a_format_say_so(tmp_path, format, side):
+    if format == "psd":
         pytest.importorskip("psd_tools", minversion="1.26", reason="PSD-TOOLS IS MISSING: PSD was NOT tested")
     large = LayerSet(*(np.zeros((1, side + 1, channels), np.float32) for channels in (4, 3, 3)))
     with pytest.raises(PartlySaved, match=f"at most {side} x {side} pixels, these pictures have {side + 1} x 1"):
-        save_set(str(tmp_path), "a", 1, writers(large, TEXTS, formats))
+        save_set(str(tmp_path), "a", 1, writers(large, TEXTS, **{format: True}))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"a_00001_{name}.png" for name in ("background", "blended", "foreground")
     ]
     fits = LayerSet(*(picture[:, :side] for picture in (large.foreground, large.background, large.blended)))
-    assert len(save_set(str(tmp_path), "b", 1, writers(fits, TEXTS, formats))[1]) > 3
+    assert len(save_set(str(tmp_path), "b", 1, writers(fits, TEXTS, **{format: True}))[1]) > 3
 
 
 def test_ora(layers):
-    with zipfile.ZipFile(written(layers, "png + ora", "layers.ora")) as archive:
+    with zipfile.ZipFile(written(layers, "layers.ora", ora=True)) as archive:
         names = archive.namelist()
         assert names[0] == "mimetype" and archive.read("mimetype") == b"image/openraster"
         assert archive.getinfo("mimetype").compress_type == zipfile.ZIP_STORED
@@ -102,7 +98,7 @@ def test_ora(layers):
 def test_effects_are_a_layer_and_a_file_of_their_own(layers):
     effects = np.random.default_rng(1).integers(0, 256, (12, 20, 4)).astype(np.float32) / 255
     layers = dataclasses.replace(layers, effects=effects)
-    with zipfile.ZipFile(written(layers, "png + ora", "layers.ora")) as archive:
+    with zipfile.ZipFile(written(layers, "layers.ora", ora=True)) as archive:
         stack = archive.read("stack.xml").decode()
         order = [stack.index(f'name="{name}"') for name in ("Blended", "Foreground", "Light and shadow", "Background")]
         assert order == sorted(order) and stack.count('visibility="hidden"') == 1
@@ -111,15 +107,15 @@ def test_effects_are_a_layer_and_a_file_of_their_own(layers):
         below = dataclasses.replace(layers, effects=None, background=effects[..., :3] * alpha + layers.background * (1 - alpha))
         preview = Image.open(io.BytesIO(archive.read("mergedimage.png")))
         assert np.array_equal(np.asarray(preview), quantised(merged(below)))
-    names = list(writers(layers, {}, "all"))
+    names = list(writers(layers, {}, **ALL))
     assert {"effects.png", "effects.webp"} < set(names) and len(names) == 10
-    for formats, ending in (("png", "effects.png"), ("png + webp", "effects.webp")):
-        assert np.array_equal(np.asarray(Image.open(written(layers, formats, ending))), quantised(effects))
+    for ending in ("effects.png", "effects.webp"):
+        assert np.array_equal(np.asarray(Image.open(written(layers, ending, webp=True))), quantised(effects))
 
 
 def test_webp(layers):
     for name, want in (("foreground", layers.foreground), ("blended", layers.blended)):
-        picture = Image.open(written(layers, "png + webp", f"{name}.webp"))
+        picture = Image.open(written(layers, f"{name}.webp", webp=True))
         assert np.array_equal(np.asarray(picture), quantised(want))  # also the colour under alpha 0
         assert picture.info["icc_profile"] == srgb_profile()
         exif = picture.getexif()
@@ -127,11 +123,16 @@ def test_webp(layers):
 
 
 def test_formats(layers):
-    assert list(writers(layers, {}, "png")) == ["foreground.png", "background.png", "blended.png"]
-    assert all(
-        "blended.png" in writers(layers, {}, formats)
-        for formats in FORMATS
-        if "psd" not in formats and formats != "all"
-    )
-    with pytest.raises(ValueError, match="choose one of: png, png"):
-        writers(layers, {}, "gif")
+    names = ["foreground", "background", "blended"]
+    pngs, webps = ([f"{name}.{kind}" for name in names] for kind in ("png", "webp"))
+    assert list(writers(layers, {})) == pngs
+    for format, files in {"psd": ["layers.psd"], "ora": ["layers.ora"], "webp": webps}.items():
+        assert sorted(writers(layers, {}, **{format: True})) == sorted([*pngs, *files])
+    assert sorted(writers(layers, {}, **ALL)) == sorted([*pngs, *webps, "layers.psd", "layers.ora"])
+
+
+def test_the_depth_is_that_of_png_and_psd(layers):
+    for depth, bits in ((8, 8), (16, 16)):
+        for ending in ("background.png", "layers.psd"):
+            head = written(layers, ending, psd=True, depth=depth).read(26)
+            assert (head[24] if ending.endswith("png") else head[23]) == bits, ending
