@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import folder_paths
 import torch
 import torch.nn.functional as F
@@ -138,7 +140,8 @@ class LayerFusionSaveLayers(io.ComfyNode):
         if problems:  # at the end, so that as much as possible is saved
             raise ValueError(f"Could not save {'; '.join(problems)}. All other files are complete in {folder}.")
         document = layer_document(*pictures)
-        return io.NodeOutput(document, ui={"images": images, "layerfusion_layers": sets})
+        # As text: the host's lists of outputs would count every file again.
+        return io.NodeOutput(document, ui={"images": images, "layerfusion_layers": [json.dumps(one) for one in sets]})
 
 
 def layer_document(

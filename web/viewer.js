@@ -2,10 +2,13 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { ACTIONS } from "./viewer_actions.mjs";
 import { ViewerElement } from "./viewer_element.mjs";
-import { outputKey, viewPath } from "./viewer_model.mjs";
+import { outputKey, setsOfHistory, viewPath } from "./viewer_model.mjs";
 
-const NODE = "LayerFusionSaveLayers";
+const NODES = ["LayerFusionSaveLayers", "LayerFusionPreviewLayers"];
+const PSD = "/layerfusion/psd";
+const RUNS = 32; // of the server's history that are looked through for pictures
 const SIZE = { minHeight: 340, minWidth: 260 };
 const viewers = new Map(); // node -> its viewer
 
@@ -23,6 +26,28 @@ function passThrough(element) {
   pass("pointerup", "processMouseUp", ({ button }) => button === 1);
 }
 
+const address = (file) => api.apiURL(viewPath(file));
+const fetchPsd = (set) => api.fetchApi(PSD, { method: "POST", body: JSON.stringify(set) });
+
+/** Items of the node's menu, in the canvas and in Nodes 2.0. */
+function menuItems(node) {
+  const viewer = viewers.get(node);
+  if (!viewer?.model.sets.length) return [];
+  return Object.entries(ACTIONS).map(([name, { label, missing }]) => (
+    { content: label, disabled: Boolean(missing(viewer.model)), callback: () => viewer.act(name) }));
+}
+
+/** A node that came without pictures (page loaded anew, put into a subgraph) shows those of its last run, if the server knows. */
+async function recall(node) {
+  const viewer = viewers.get(node);
+  if (!viewer || viewer.model.sets.length) return;
+  const alike = app.graph && [...viewers.keys()].filter((other) => other.comfyClass === node.comfyClass);
+  const answer = await api.fetchApi(`/history?max_items=${RUNS}`);
+  const root = app.rootGraph ?? app.graph;
+  const sets = answer.ok && setsOfHistory(await answer.json(), root.id, node.comfyClass, alike.length === 1 ? null : node.id);
+  if (sets && !viewer.model.sets.length) viewer.show(sets);
+}
+
 function showOutput(node, outputs) {
   const sets = outputs?.[outputKey(node)]?.layerfusion_layers;
   if (sets) viewers.get(node)?.show(sets);
@@ -35,8 +60,8 @@ app.registerExtension({
   name: "LayerFusion.Viewer",
 
   nodeCreated(node) {
-    if (node.constructor.comfyClass !== NODE) return;
-    const viewer = new ViewerElement((file) => api.apiURL(viewPath(file)));
+    if (!NODES.includes(node.constructor.comfyClass)) return;
+    const viewer = new ViewerElement(address, fetchPsd);
     passThrough(viewer.element);
     const options = { serialize: false, hideOnZoom: false };
     const widget = node.addDOMWidget("layers_viewer", "layerfusion_viewer", viewer.element, options);
@@ -58,7 +83,16 @@ app.registerExtension({
       viewers.delete(node);
     };
     node.setSize([380, node.computeSize()[1]]);
+    setTimeout(() => recall(node), 1000); // when the graph it belongs to is there
+    if (app.collectNodeMenuItems) return; // asks getNodeMenuItems below
+    const { getExtraMenuOptions } = node;
+    node.getExtraMenuOptions = function (canvas, options) {
+      options.unshift(...menuItems(this), null);
+      return getExtraMenuOptions?.apply(this, arguments);
+    };
   },
+
+  getNodeMenuItems: menuItems,
 
   loadedGraphNode(node) {
     if (!viewers.has(node)) return;

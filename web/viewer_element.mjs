@@ -1,6 +1,7 @@
 /** The viewer's one element: draws a ViewerModel and feeds the user's actions back into it. */
 
 import { BACKDROPS, LAYERS, MASKS, SEGMENTS, ViewerModel } from "./viewer_model.mjs";
+import { ACTIONS } from "./viewer_actions.mjs";
 
 const NAMES = { structure: "Structure prior", content: "Content confidence", soft: "Soft mask", hard: "Hard mask" };
 const EMPTY = "Run the workflow to see the layers here.";
@@ -27,9 +28,9 @@ export class ViewerElement {
   pan = [0, 0]; // of the zoomed picture, in CSS pixels
   pictures = {}; // <img> per layer and per mask
 
-  /** address: function from a file of the UI result to its URL. */
-  constructor(address) {
-    this.address = address;
+  /** address: function from a file of the UI result to its URL; fetchPsd: from a set of files to the answer with its PSD. */
+  constructor(address, fetchPsd) {
+    Object.assign(this, { address, fetchPsd });
     this.element = make("div", {
       className: "layerfusion-viewer", tabIndex: 0, role: "region", ariaLabel: "Layers",
       ariaKeyShortcuts: "1 2 3 4 5 B C Z ArrowLeft ArrowRight",
@@ -54,14 +55,14 @@ export class ViewerElement {
   }
 
   #segments() {
-    this.segments = SEGMENTS.map((name) => this.#button(name, title(name), () => this.model.choose(name)));
+    this.segments = SEGMENTS.map((name) => this.#button(`segment ${name}`, title(name), () => this.model.choose(name)));
     return group("segments", "What to show", ...this.segments);
   }
 
   #stage() {
     const redraw = { onload: () => this.draw(), onerror: () => this.draw() };
     for (const name of [...LAYERS, ...MASKS]) {
-      this.pictures[name] = make("img", { alt: NAMES[name] ?? title(name), draggable: false, ...redraw });
+      this.pictures[name] = make("img", { alt: NAMES[name] ?? title(name), ondragstart: (event) => this.#carry(event), ...redraw });
     }
     this.divider = make("div", {
       className: "divider", tabIndex: 0, role: "slider", ariaLabel: "Blended picture against background",
@@ -87,15 +88,39 @@ export class ViewerElement {
     this.next = this.#button("next", "›", () => this.model.turn(1));
     this.count = make("span", {});
     this.pager = group("pager", "Pictures of the batch", this.back, this.count, this.next);
+    this.actions = Object.entries(ACTIONS).map(([name, { act }]) => {
+      const button = make("button", { type: "button", className: `action ${name}` });
+      button.addEventListener("click", () => this.act(name));
+      return button;
+    });
     this.caption = make("output", { className: "caption" });
     return make("div", { className: "bar" },
       group("eyes", "Layers that are composited", ...this.eyes),
       group("tools", "View", group("swatches", "Backdrop", ...this.swatches), this.compare, this.zoom, this.pager),
+      group("actions", "Picture in view", ...this.actions),
       this.caption);
+  }
+
+  /** Do one of ACTIONS with the picture in view; what went wrong is said in the caption. */
+  async act(name) {
+    const { model } = this;
+    model.notice = ACTIONS[name].missing(model) || (await ACTIONS[name].act(this).catch((error) => error.message)) || "";
+    this.draw();
+  }
+
+  /** Into other programs and into Load Image goes the file in view, whichever of the stacked pictures is on top. */
+  #carry(event) {
+    const { file } = this.model;
+    if (!file || this.model.zoom || this.model.view === "compare") return event.preventDefault();
+    const url = new URL(this.address(file), location.href).href;
+    event.stopPropagation(); // the page drags nodes of its own
+    event.dataTransfer.setData("text/uri-list", url);
+    event.dataTransfer.setData("DownloadURL", `image/png:${file.filename}:${url}`);
   }
 
   #key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "Delete" || event.key === "Backspace") event.stopPropagation(); // would delete the node
     const step = { ArrowLeft: -0.02, ArrowRight: 0.02, Home: -1, End: 1 }[event.key];
     if (event.target === this.divider && step) this.model.slide(this.model.split + step);
     else if (!this.model.press(event.key)) return;
@@ -162,7 +187,11 @@ export class ViewerElement {
     state(this.next, "Next picture (arrow right)", null, model.page >= model.sets.length - 1);
     this.pager.hidden = model.sets.length < 2;
     this.count.textContent = `${model.page + 1} / ${model.sets.length}`;
-    this.caption.value = model.caption;
+    Object.entries(ACTIONS).forEach(([name, { label, missing }], index) => {
+      const reason = missing(model);
+      state(this.actions[index], reason ? `${label}. ${reason}.` : label, null, reason);
+    });
+    this.caption.value = this.caption.title = model.caption;
     // Every picture is loaded at once, so that switching between them is immediate.
     const loaded = [
       ...LAYERS.map((layer) => this.#load(layer, model.set[layer], model.stack.includes(layer))),

@@ -6,8 +6,11 @@ export const MASKS = ["structure", "content", "soft", "hard"];
 export const BACKDROPS = ["checkerboard", "dark", "light", "colour"];
 export const ZOOMS = [0, 1, 4]; // 0 fits the node, n shows a pixel of the picture as n x n of the screen
 
+const UNCONNECTED = "No masks: connect the sampler's priors to this node";
+const UNBLENDED = "No masks: no step of this run was blended (strength 0, or nothing between start and end)";
+
 export class ViewerModel {
-  sets = []; // per sample {blended, foreground, effects?, background, masks?: {structure, content, soft, hard}} of files
+  sets = []; // per sample {blended, foreground, effects?, background, masks?: {structure, content, soft, hard} or null} of files
   page = 0;
   view = "layers"; // layers | alpha | masks | compare
   eyes = { blended: true, foreground: true, effects: true, background: true };
@@ -16,9 +19,10 @@ export class ViewerModel {
   zoom = 0;
   notice = ""; // why the last wish was refused
 
-  /** Take the files of a run; choices stay as far as the new files allow. */
+  /** Take the files of a run, each set an object or its JSON; choices stay as far as the new files allow. */
   show(sets) {
-    this.sets = Array.isArray(sets) ? sets.filter((set) => LAYERS.some((layer) => set?.[layer])) : [];
+    const parsed = Array.isArray(sets) ? sets.map((set) => (typeof set === "string" ? JSON.parse(set) : set)) : [];
+    this.sets = parsed.filter((set) => LAYERS.some((layer) => set?.[layer]));
     this.turn(0);
   }
 
@@ -30,7 +34,7 @@ export class ViewerModel {
   missing(choice) {
     if (!this.sets.length) return "Run the workflow first";
     const { blended, foreground, background, masks } = this.set;
-    if (choice === "masks") return masks ? "" : "No masks: connect the sampler's priors to this node";
+    if (choice === "masks") return masks ? "" : masks === null ? UNBLENDED : UNCONNECTED;
     if (choice === "alpha") return foreground ? "" : "No foreground in this run, so no alpha";
     if (choice === "compare") return blended && background ? "" : "Needs a blended picture and a background";
     if (choice === "blended" && foreground && background) return ""; // else laid over each other
@@ -100,6 +104,12 @@ export class ViewerModel {
     return stack.length === 1 ? stack[0] : stack.length && !this.set.blended ? "blended" : "";
   }
 
+  /** The file that is in view, undefined when what is seen is no file of its own. */
+  get file() {
+    const only = { alpha: "foreground", compare: "blended" }[this.view] ?? (this.stack.length === 1 ? this.stack[0] : "");
+    return this.set[only];
+  }
+
   /** The picture in words, for the line under it and for screen readers. */
   get caption() {
     if (this.notice || !this.sets.length) return this.notice;
@@ -122,4 +132,16 @@ export function viewPath({ filename, subfolder = "", type = "output" }) {
 /** Key of a node in the page's table of outputs: its id, behind the id of its subgraph where it lies in one. */
 export function outputKey({ id, graph }) {
   return graph?.rootGraph && graph !== graph.rootGraph ? `${graph.id}:${id}` : String(id);
+}
+
+/** What the newest run of a workflow in the server's history gave a node of `kind`; id: the node's, null for any; or undefined. */
+export function setsOfHistory(history, workflow, kind, id) {
+  const runs = Object.values(history).reverse().filter(({ prompt }) => prompt[3]?.extra_pnginfo?.workflow?.id === workflow);
+  for (const { prompt, outputs } of runs) {
+    for (const [key, output] of Object.entries(outputs)) {
+      const same = id === null || key.split(":").at(-1) === String(id);
+      if (same && prompt[2][key]?.class_type === kind && output.layerfusion_layers) return output.layerfusion_layers;
+    }
+  }
+  return undefined;
 }

@@ -7,8 +7,10 @@ from functools import lru_cache
 
 import comfy.utils
 import latent_preview
+import numpy
 import pytest
 import torch
+from PIL import Image
 
 from layerfusion_pack.layerfusion_core.host.models import demo
 from layerfusion_pack.layerfusion_core.host.sampling.conditioning import eos_column
@@ -31,10 +33,10 @@ def prompts():
     return LayerFusionTextEncode.execute(models()[2], "a red apple", "blue checkerboard", "", "").result
 
 
-def sample(options=None, steps=2, **changed):
+def sample(options=None, steps=2, latent=LATENT, **changed):
     base, foreground, *_ = models()
     arguments = dict(seed=3, steps=steps, cfg=4.5, sampler_name="euler", scheduler="normal", denoise=1.0, **changed)
-    return LayerFusionKSampler.execute(base, foreground, *prompts(), LATENT, options=options, **arguments).result
+    return LayerFusionKSampler.execute(base, foreground, *prompts(), latent, options=options, **arguments).result
 
 
 def test_demo_models_load_quickly():
@@ -104,11 +106,19 @@ def test_extracted_priors_are_those_of_the_sampler():
     assert torch.allclose(grid, priors.images(0)["soft"], atol=2e-3)
 
 
-def test_preview_strip_shows_the_three_layers(monkeypatch):
+@pytest.mark.parametrize("batch", [1, 2])
+def test_preview_shows_a_row_of_three_layers_per_sample(monkeypatch, batch):
     updates = []
     monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
     monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", lambda self, *update: updates.append(update))
-    sample(steps=3)
+    layers = sample(steps=3, latent={"samples": torch.zeros(batch, 4, 16, 16), "downscale_ratio_spacial": 8})
     assert [update[:2] for update in updates] == [(1, 3), (2, 3), (3, 3)]
-    kind, image, size = updates[0][2]
-    assert kind == "JPEG" and image.width == 3 * image.height and size >= 3 * 512
+    kind, image, size = updates[-1][2]
+    assert kind == "JPEG" and size >= 3 * 512 and image.size == (3 * 128 + 2 * 5, 16 + 128 * batch + 5 * (batch - 1))
+    base = models()[0]
+    previewer = latent_preview.get_previewer(torch.device("cpu"), base.model.latent_format)
+    for column, latent in enumerate(layers[:3]):  # foreground, background, blended
+        for row, clean in enumerate(base.model.process_latent_in(latent["samples"])):
+            alone = previewer.decode_latent_to_preview(clean.unsqueeze(0)).resize((128, 128), Image.Resampling.BILINEAR)
+            shown = image.crop((column * 133, 16 + row * 133, column * 133 + 128, 16 + row * 133 + 128))
+            assert numpy.abs(numpy.asarray(alone, float) - numpy.asarray(shown, float)).mean() < 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import folder_paths
@@ -77,7 +78,7 @@ def test_effects_are_saved_shown_and_handed_on(tmp_path, save):
     assert len(os.listdir(tmp_path)) == 8
     with Image.open(tmp_path / "set_00002_effects.png") as picture:
         assert np.array_equal(np.asarray(picture), (effects[1] * 255).round().numpy().astype(np.uint8))
-    assert [entry["effects"]["filename"] for entry in out.ui["layerfusion_layers"]] == [
+    assert [entry["effects"]["filename"] for entry in map(json.loads, out.ui["layerfusion_layers"])] == [
         "set_00001_effects.png", "set_00002_effects.png",
     ]  # fmt: skip
     assert [image["filename"][10:-4] for image in out.ui["images"][:4]] == ["blended", "foreground", "background", "effects"]

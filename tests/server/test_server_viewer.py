@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import uuid
 
 import numpy
 import pytest
@@ -58,7 +59,7 @@ class Page:
 
     def files(self, row: int) -> dict[str, numpy.ndarray]:
         """The saved layers of one picture of the batch, as floats in 0..255."""
-        saved = self.run(f"app.nodeOutputs[{NODE}.id].layerfusion_layers")[row]
+        saved = json.loads(self.run(f"app.nodeOutputs[{NODE}.id].layerfusion_layers")[row])
         return {name: self.picture(saved[name]) for name in LAYERS}
 
     def picture(self, file: dict[str, str]) -> numpy.ndarray:
@@ -117,6 +118,8 @@ def opened(window: browser.Browser, server, file, new_nodes: bool) -> Page:
 @pytest.fixture(scope="module", params=["classic", "Nodes 2.0"])
 def page(request, server, demo_file):
     """The page with the demo graph, before the run."""
+    workflow = json.loads(demo_file.read_text(encoding="utf-8")) | {"id": str(uuid.uuid4())}  # else the last run comes back
+    demo_file.write_text(json.dumps(workflow), encoding="utf-8")
     with browser.Browser() as window:
         page = opened(window, server, demo_file, request.param == "Nodes 2.0")
         if request.param == "Nodes 2.0" and not page.run("Boolean(document.querySelector('[data-testid=node-widgets]'))"):
@@ -165,7 +168,7 @@ def test_tokens_in_the_file_name_become_what_they_become_in_save_image(page):
 
 
 def test_the_run_shows_the_blended_picture(ran):
-    assert "blended" in ran.pressed() and ran.looks_like(ran.files(0)["blended"])
+    assert "segment blended" in ran.pressed() and ran.looks_like(ran.files(0)["blended"])
     assert ran.caption() == "The blended picture, 1 of 2"
     sources = ran.run(f"[...{VIEWER}.querySelectorAll('img')].map((x) => x.src)")
     assert len(sources) == 8 and all("/view?filename=" in source for source in sources)
@@ -284,6 +287,62 @@ def test_the_viewer_leaves_the_saved_graph_alone(ran, demo_workflow):
     assert set(api[str(saved["id"])]["inputs"]) == {*LAYERS, *SAVE_WIDGETS, "priors"}
 
 
+def test_the_picture_in_view_is_saved_copied_opened_and_carried(ran):
+    """What would leave the page is caught on it."""
+    ran.press("2")
+    caught = ran.run(f"""(async () => {{
+        const seen = {{}}, originals = [window.open, HTMLAnchorElement.prototype.click, navigator.clipboard.write, URL.createObjectURL];
+        URL.createObjectURL = (blob) => ((seen.blob = blob), "blob:");
+        window.open = (url) => (seen.open = url);
+        HTMLAnchorElement.prototype.click = function () {{ seen.save ??= [this.href, this.download]; seen.last = this; }};
+        navigator.clipboard.write = async ([item]) => (seen.copy = (await item.getType("image/png")).size);
+        for (const name of ["open", "save", "copy"]) await {VIEWER}.querySelector(`.action.${{name}}`).click();
+        await new Promise((done) => setTimeout(done, 500));
+        const transfer = new DataTransfer(), image = {VIEWER}.querySelector("img:not([hidden])");
+        image.dispatchEvent(new DragEvent("dragstart", {{ dataTransfer: transfer, bubbles: true, cancelable: true }}));
+        seen.carried = transfer.getData("text/uri-list");
+        {VIEWER}.querySelector(".action.psd").click();
+        for (let i = 0; i < 500 && !seen.last?.download?.endsWith(".psd"); i++) await new Promise((done) => setTimeout(done, 100));
+        if (!seen.blob) throw new Error({VIEWER}.querySelector(".caption").value);
+        seen.psd = [seen.last.download, seen.blob.type, new TextDecoder().decode((await seen.blob.arrayBuffer()).slice(0, 4))];
+        [window.open, HTMLAnchorElement.prototype.click, navigator.clipboard.write, URL.createObjectURL] = originals;
+        return {{ ...seen, last: null, blob: null }};
+    }})()""")
+    name = json.loads(ran.run(f"app.nodeOutputs[{NODE}.id].layerfusion_layers")[0])["foreground"]["filename"]
+    assert name in caught["open"] and name in caught["carried"] and caught["carried"].startswith("http://")
+    assert name in caught["save"][0] and caught["save"][1] == name
+    assert caught["copy"] > 1000
+    assert caught["psd"] == [name.replace("foreground.png", "layers.psd"), "image/vnd.adobe.photoshop", "8BPS"]
+    ran.press("1")
+    ran.click(".eyes button:nth-child(1)")
+    assert ran.run(f"{VIEWER}.querySelector('.action.save').ariaDisabled") == "true"
+
+
+def test_the_nodes_menu_has_them_too(ran):
+    items = ran.run(f"""(() => {{
+        const node = {NODE}, listed = [];
+        if (app.collectNodeMenuItems) listed.push(...app.collectNodeMenuItems(node));
+        else node.getExtraMenuOptions(app.canvas, listed);
+        return listed.filter(Boolean).map((item) => item.content);
+    }})()""")
+    assert [item for item in items if "picture" in item or "PSD" in item] == [
+        "Save this picture", "Copy this picture", "Open this picture in a new tab", "Save all layers as one PSD file"]  # fmt: skip
+
+
+def test_delete_in_the_viewer_keeps_the_node(ran):
+    ran.run(f"app.canvas.selectNode({NODE})")
+    ran.press("Delete", "Backspace")
+    assert ran.run(f"Boolean({NODE})")
+
+
+def test_the_host_counts_the_pictures_once(ran):
+    """In its lists of outputs; what is for the viewer alone is none."""
+    outputs = next(iter(ran.server.json("/history?max_items=1").values()))["outputs"]
+    files = [item for output in outputs.values() for kind in output.values() if isinstance(kind, list)
+             for item in kind if isinstance(item, dict) and item.get("type") == "output"]  # fmt: skip
+    assert len(files) == len({file["filename"] for file in files}) == 8
+
+
 def test_a_picture_that_is_gone_is_said_to_be(ran):
     """Also without a blended picture the rest is shown. Then the run's own result again."""
     ran.run(f"{NODE}.onExecuted({{ layerfusion_layers: [{{ foreground: {{ filename: 'none.png' }} }}] }})")
@@ -293,6 +352,20 @@ def test_a_picture_that_is_gone_is_said_to_be(ran):
     ran.press("1")
     ran.wait(f"!{VIEWER}.querySelector('.note').textContent", 10)
     assert ran.window.errors == [] or not any("layerfusion" in error for error in ran.window.errors)
+
+
+def test_after_a_reload_the_last_run_comes_back(ran):
+    ran.wait("app.graph.id", 5)
+    fresh = ran.run(f"""(async () => {{
+        const node = {NODE}, graph = app.graph, copy = LiteGraph.createNode(node.type);
+        const {{ id }} = node;
+        graph.remove(node);
+        copy.id = id;
+        graph.add(copy);
+        for (let i = 0; i < 100 && !{VIEWER}?.querySelector("img[src]"); i++) await new Promise((done) => setTimeout(done, 100));
+        return Boolean({VIEWER}?.querySelector("img[src]"));
+    }})()""")
+    assert fresh
 
 
 def test_without_the_viewer_the_node_shows_the_blended_picture(server, demo_file):

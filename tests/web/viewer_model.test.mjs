@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
 
-import { BACKDROPS, outputKey, SEGMENTS, ViewerModel, viewPath, ZOOMS } from "../../web/viewer_model.mjs";
+import { BACKDROPS, outputKey, SEGMENTS, setsOfHistory, ViewerModel, viewPath, ZOOMS } from "../../web/viewer_model.mjs";
 
 const file = (name) => ({ filename: `${name}.png`, subfolder: "", type: "output" });
 const MASKS = { structure: file("s"), content: file("c"), soft: file("m"), hard: file("h") };
@@ -183,4 +183,46 @@ test("results are found by the node's id, in a subgraph with the subgraph's befo
   assert.equal(outputKey({ id: 8, graph: root }), "8");
   assert.equal(outputKey({ id: 8, graph: { id: "s", rootGraph: root } }), "s:8");
   assert.equal(outputKey({ id: 8 }), "8");
+});
+
+test("sets come as JSON too, which the page does not take for pictures of its own", () => {
+  model.show([JSON.stringify(FULL), MATCHED]);
+  assert.deepEqual(model.sets, [FULL, MATCHED]);
+});
+
+test("why there are no masks: nothing connected, or nothing blended", () => {
+  model.show([sample("blended", "foreground", "background")]);
+  assert.match(model.missing("masks"), /connect the sampler's priors/);
+  model.show([{ ...sample("blended", "foreground", "background"), masks: null }]);
+  assert.match(model.missing("masks"), /no step of this run was blended/);
+});
+
+test("the file in view is that of the one picture that is seen", () => {
+  assert.equal(model.file, undefined);
+  model.show([MATCHED]);
+  assert.deepEqual(model.file, file("blended"));
+  for (const [key, name] of [["2", "foreground"], ["3", "background"], ["4", "foreground"], ["c", "blended"]]) {
+    model.press(key);
+    assert.deepEqual(model.file, file(name));
+  }
+  model.press("5");
+  assert.equal(model.file, undefined);
+  model.choose("blended");
+  model.toggle("blended");
+  assert.equal(model.file, undefined); // three pictures over each other
+});
+
+test("the last run of a workflow is found in the server's history", () => {
+  const kind = "Save";
+  const run = (workflow, prompt, outputs) => ({ prompt: [1, "id", prompt, { extra_pnginfo: { workflow: { id: workflow } } }], outputs });
+  const history = {
+    old: run("mine", { 3: { class_type: kind } }, { 3: { layerfusion_layers: ["old"] } }),
+    mine: run("mine", { "7:3": { class_type: kind }, 4: { class_type: "Other" } }, { "7:3": { layerfusion_layers: ["new"] }, 4: {} }),
+    other: run("theirs", { 3: { class_type: kind } }, { 3: { layerfusion_layers: ["theirs"] } }),
+    bare: { prompt: [1, "id", {}, {}], outputs: {} },
+  };
+  assert.deepEqual(setsOfHistory(history, "mine", kind, 3), ["new"]);
+  assert.deepEqual(setsOfHistory(history, "mine", kind, null), ["new"]);
+  assert.equal(setsOfHistory(history, "mine", kind, 9), undefined);
+  assert.equal(setsOfHistory(history, "none", kind, null), undefined);
 });

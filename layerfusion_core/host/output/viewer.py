@@ -15,11 +15,11 @@ PREFIX = "layerfusion_masks"
 def mask_files(record: PriorRecord, samples: int) -> list[dict[str, dict[str, ui.SavedResult]]]:
     """Writes the maps of the last blended step into the host's temp folder, a pixel per token, coloured by `heat`.
 
-    Returns per sample {"masks": {structure | content | soft | hard: file}}, several foregrounds side by side; nothing
-    per sample when the run blended nothing. ValueError when the priors are of another number of pictures.
+    Returns per sample {"masks": {structure | content | soft | hard: file}}, several foregrounds side by side; {"masks":
+    None} when the run blended nothing. ValueError when the priors are of another number of pictures.
     """
     if not record.maps:
-        return [{} for _ in range(samples)]
+        return [{"masks": None} for _ in range(samples)]
     maps = record.images(-1)
     recorded = len(maps["soft"]) // record.foreground_count
     if recorded != samples:
