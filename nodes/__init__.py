@@ -15,6 +15,7 @@ from . import (
     matching,
     options,
     patches,
+    preview,
     priors,
     sampling,
     save,
@@ -22,7 +23,8 @@ from . import (
 )
 
 NODE_FILES = (
-    loading, demo, conditioning, options, given, sampling, custom_sampling, priors, transparent, matching, save, patches,
+    loading, demo, conditioning, options, given, sampling, custom_sampling, priors, transparent, matching, save, preview,
+    patches,
 )  # fmt: skip
 
 

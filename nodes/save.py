@@ -106,42 +106,56 @@ class LayerFusionSaveLayers(io.ComfyNode):
         priors: PriorRecord | None = None,
         effects: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        foreground, background, blended = check_pictures(foreground, background, blended)
-        pictures = [foreground, background, blended]
-        if effects is not None:
-            pictures.append(check_effects(effects, blended))
-        endings = (*LAYERS, "effects")[: len(pictures)]
         if problem := prefix_problem(filename_prefix):  # one that came from another node
             raise ValueError(problem)
-        masks = [{}] * len(blended) if priors is None else mask_files(priors, len(blended))
-        height, width = blended.shape[1:3]
-        folder, stem, number, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory(), width, height
-        )
+        pictures = layer_pictures(foreground, background, blended, effects)
         texts = {} if args.disable_metadata else metadata_texts(cls.hidden.prompt, cls.hidden.extra_pnginfo)
+        formats = {"psd": psd, "ora": ora, "webp": webp, "depth": int(bit_depth)}
+        return io.NodeOutput(
+            layer_document(*pictures.values()), ui=written(pictures, priors, "output", filename_prefix, texts, **formats)
+        )
 
-        images, sets, problems = [], [], []
-        for row in range(len(blended)):
-            layers = LayerSet(*(x[row].float().cpu().numpy() for x in pictures))
-            name = stem.replace("%batch_num%", str(row))
-            files = writers(layers, texts, psd=psd, ora=ora, webp=webp, depth=int(bit_depth))
-            try:
-                number, files = save_set(folder, name, number, files)
-                saved = {
-                    ending: {"filename": files[f"{ending}.png"], "subfolder": subfolder, "type": "output"}
-                    for ending in endings
-                }
-                images += [saved[ending] for ending in SHOWN if ending in saved]
-                sets.append(saved | masks[row])
-            except PartlySaved as partly:
-                number = partly.number
-                problems.append(f"{name}_{number:05} as {partly}")
-            number += 1
-        if problems:  # at the end, so that as much as possible is saved
-            raise ValueError(f"Could not save {'; '.join(problems)}. All other files are complete in {folder}.")
-        document = layer_document(*pictures)
-        # As text: the host's lists of outputs would count every file again.
-        return io.NodeOutput(document, ui={"images": images, "layerfusion_layers": [json.dumps(one) for one in sets]})
+
+def layer_pictures(
+    foreground: torch.Tensor, background: torch.Tensor, blended: torch.Tensor, effects: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """The pictures of a run by layer, as RGBA and RGB; ValueError unless they belong together."""
+    pictures = dict(zip(LAYERS, check_pictures(foreground, background, blended)))
+    return pictures if effects is None else pictures | {"effects": check_effects(effects, blended)}
+
+
+def written(
+    pictures: dict[str, torch.Tensor], priors: PriorRecord | None, kind: str, prefix: str, texts: dict, **formats
+) -> dict:
+    """Writes the layers of every sample into the host's folder `kind` (output, temp); returns what the page shows of them.
+
+    ValueError at the end, when all that can be saved is, for what could not.
+    """
+    height, width = pictures["blended"].shape[1:3]
+    count = len(pictures["blended"])
+    masks = [{}] * count if priors is None else mask_files(priors, count)
+    folder, stem, number, subfolder, _ = folder_paths.get_save_image_path(
+        prefix, folder_paths.get_directory_by_type(kind), width, height
+    )
+    images, sets, problems = [], [], []
+    for row in range(count):
+        layers = LayerSet(*(x[row].float().cpu().numpy() for x in pictures.values()))
+        name = stem.replace("%batch_num%", str(row))
+        try:
+            number, files = save_set(folder, name, number, writers(layers, texts, **formats))
+            saved = {
+                layer: {"filename": files[f"{layer}.png"], "subfolder": subfolder, "type": kind} for layer in pictures
+            }
+            images += [saved[layer] for layer in SHOWN if layer in saved]
+            sets.append(saved | masks[row])
+        except PartlySaved as partly:
+            number = partly.number
+            problems.append(f"{name}_{number:05} as {partly}")
+        number += 1
+    if problems:
+        raise ValueError(f"Could not save {'; '.join(problems)}. All other files are complete in {folder}.")
+    # As text: the host's lists of outputs would count every file again.
+    return {"images": images, "layerfusion_layers": [json.dumps(one) for one in sets]}
 
 
 def layer_document(

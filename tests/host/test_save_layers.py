@@ -267,3 +267,28 @@ def test_every_input_and_output_has_a_tooltip():
     for node in NODES:
         schema = node.GET_SCHEMA()
         assert schema.description and all(item.tooltip for item in (*schema.inputs, *schema.outputs))
+
+
+def test_a_preview_keeps_nothing_but_shows_the_same(output, temp):
+    from layerfusion_pack.nodes.preview import LayerFusionPreviewLayers
+
+    layers, effects = pictures(2), pictures(2)[0]
+    first, second = (LayerFusionPreviewLayers.execute(*layers, priors=record(2), effects=effects) for _ in range(2))
+    assert os.listdir(output) == []
+    for out in (first, second):
+        for row, entry in enumerate(sets_of(out)):
+            assert set(entry) == {"foreground", "background", "blended", "effects", "masks"}
+            for layer, picture in zip(("foreground", "background", "blended", "effects"), (*layers, effects)):
+                assert entry[layer]["type"] == "temp"
+                with Image.open(temp / entry[layer]["filename"]) as file:
+                    assert np.array_equal(np.asarray(file), (picture[row] * 255).round().numpy().astype(np.uint8))
+    assert first.ui["images"] != second.ui["images"]  # a page that has cached the first shows the second
+    assert [layer["name"] for layer in first.result[0]["layers"]][:3] == ["Background 1", "Light and shadow 1", "Foreground 1"]
+
+
+def test_a_preview_refuses_what_save_layers_refuses(output, temp):
+    from layerfusion_pack.nodes.preview import LayerFusionPreviewLayers
+
+    foreground, background, _ = pictures()
+    with pytest.raises(ValueError, match="same number of pictures and the same size"):
+        LayerFusionPreviewLayers.execute(foreground, background, pictures(2)[2])

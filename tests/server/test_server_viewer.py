@@ -291,7 +291,8 @@ def test_the_picture_in_view_is_saved_copied_opened_and_carried(ran):
     """What would leave the page is caught on it."""
     ran.press("2")
     caught = ran.run(f"""(async () => {{
-        const seen = {{}}, originals = [window.open, HTMLAnchorElement.prototype.click, navigator.clipboard.write, URL.createObjectURL];
+        const seen = {{}};
+        const originals = [window.open, HTMLAnchorElement.prototype.click, navigator.clipboard.write, URL.createObjectURL];
         URL.createObjectURL = (blob) => ((seen.blob = blob), "blob:");
         window.open = (url) => (seen.open = url);
         HTMLAnchorElement.prototype.click = function () {{ seen.save ??= [this.href, this.download]; seen.last = this; }};
