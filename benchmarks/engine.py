@@ -185,7 +185,7 @@ def main() -> int:
                 base, model, Layers.of(prompts[:3]), prompts[3], {"samples": latent}, 1, options.steps, 7.0, "euler", "normal", 1.0,
                 LayerFusionOptions(**choice),
             )  # fmt: skip
-            found = [layer["samples"] for layer in layers]
+            found = [layer["samples"] for layer in layers.streams]
         seconds = clock() - start  # the results are in main memory: nothing is under way any more
         if not all(torch.isfinite(x).all() for x in found):
             sys.exit(f"{chosen}: the result is not finite")

@@ -43,6 +43,8 @@ def masks_of(soft: torch.Tensor, hard: torch.Tensor, grown: torch.Tensor) -> Mas
 
 def _unhidden(hard: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
     """hard (..., K, M) where no foreground further in front hides it; the front one's, and so a single one's, as it is."""
+    if hard.shape[-2] == 1:
+        return hard
     clear = (1.0 - soft[..., 1:, :]).flip(-2).cumprod(dim=-2).flip(-2)  # (..., K - 1, M)
     return torch.cat([hard[..., :-1, :] * clear, hard[..., -1:, :]], dim=-2)
 

@@ -54,25 +54,25 @@ class _PriorGuider(comfy.samplers.CFGGuider):
 
 
 def extract_priors(
-    foreground: ModelPatcher, conditioning: list, latent: dict, seed: int, noise_percent: float, hardness: float = 10.0
+    foreground_model: ModelPatcher, conditioning: list, latent: dict, seed: int, noise_percent: float, hardness: float = 10.0
 ) -> PriorRecord:
     """Noise a foreground latent to timestep noise_percent * T and return the priors of one evaluation of eps_FG.
 
-    foreground: a foreground MODEL, patched the ordinary way; noise_percent in (0, 1], 0.8 = the paper's Fig. 2.
+    foreground_model: patched the ordinary way; noise_percent in (0, 1], 0.8 = the paper's Fig. 2.
     """
-    require_sdxl(foreground, "foreground_model")
-    check_conditioning(foreground, conditioning, "foreground")
+    require_sdxl(foreground_model, "foreground_model")
+    check_conditioning(foreground_model, conditioning, "foreground")
     if not 0 < noise_percent <= 1:
         raise ValueError(f"noise_percent: expected above 0 and up to 1 (0.8 = the paper's figure), got {noise_percent}")
-    samples = check_latent(foreground, latent)
-    sampling = foreground.get_model_object("model_sampling")
+    samples = check_latent(foreground_model, latent)
+    sampling = foreground_model.get_model_object("model_sampling")
     timestep = torch.tensor(noise_percent * (len(sampling.sigmas) - 1))
     sigmas = torch.stack([sampling.sigma(timestep).cpu().float(), torch.tensor(0.0)])
 
     blending = Blending(StreamLayout(), LayerFusionOptions(hardness=hardness))
-    run = Run(settings_for(blending, foreground), samples.shape)
+    run = Run(settings_for(blending, foreground_model), samples.shape)
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
-    _PriorGuider(foreground, run, conditioning).sample(
+    _PriorGuider(foreground_model, run, conditioning).sample(
         noise, samples, _OneEvaluation(), sigmas, disable_pbar=True, seed=seed
     )
     return run.record.finish()

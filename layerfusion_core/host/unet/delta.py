@@ -103,7 +103,7 @@ class ForegroundDelta(torch.nn.Module):
 
 
 def _differences(base: dict[str, list], foreground: dict[str, list]) -> list[tuple[str, tuple, float]]:
-    """Patch entries that only one of the two models has: (key, entry, +1 for the foreground's, -1 for the base's)."""
+    """Patch entries that only one of the two models has: (key, entry, +1 for the foreground model's, -1 for the base's)."""
     found = []
     for key in dict.fromkeys([*foreground, *base]):
         # Strength 0 adds nothing; the third value is what the weight itself is multiplied by (UNet Self-Attention Multiply).
@@ -131,13 +131,13 @@ def _compute_dtype(model: comfy.model_patcher.ModelPatcher) -> torch.dtype | Non
     return dtype if dtype in (torch.float32, torch.float16, torch.bfloat16) else None
 
 
-def foreground_delta(base: comfy.model_patcher.ModelPatcher, foreground: comfy.model_patcher.ModelPatcher):
+def foreground_delta(base: comfy.model_patcher.ModelPatcher, foreground_model: comfy.model_patcher.ModelPatcher):
     """Return the host patcher of the `ForegroundDelta` that turns `base` into `foreground`.
 
     The two share their weights. The difference is kept on the foreground model, so that a second queue finds it loaded.
     ValueError when the two do not differ, or differ by patches that cannot act on some rows alone.
     """
-    differences = _differences(base.patches, foreground.patches)
+    differences = _differences(base.patches, foreground_model.patches)
     if all(sign < 0 for _, _, sign in differences):
         raise ValueError(
             "foreground_model carries no foreground weights, so the foreground would come out opaque: connect the "
@@ -152,8 +152,8 @@ def foreground_delta(base: comfy.model_patcher.ModelPatcher, foreground: comfy.m
             "alone; apply the change to the base model before Apply Foreground Weights"
         )
 
-    kept = foreground.attachments.get("layerfusion_delta")
-    signature = (base.patches_uuid, foreground.patches_uuid)
+    kept = foreground_model.attachments.get("layerfusion_delta")
+    signature = (base.patches_uuid, foreground_model.patches_uuid)
     if kept is not None and kept[0] == signature:
         return kept[1]
     modules = {key: comfy.utils.get_attr(base.model, key.rpartition(".")[0]) for key, _, _ in differences}
@@ -168,5 +168,5 @@ def foreground_delta(base: comfy.model_patcher.ModelPatcher, foreground: comfy.m
     patcher = make()
     if hasattr(patcher, "cached_patcher_init"):  # how newer hosts make a copy for another GPU
         patcher.cached_patcher_init = (make, ())
-    foreground.set_attachments("layerfusion_delta", (signature, patcher))
+    foreground_model.set_attachments("layerfusion_delta", (signature, patcher))
     return patcher

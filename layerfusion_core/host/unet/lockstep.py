@@ -146,15 +146,15 @@ class LockStep:
             )
 
 
-def install_pair(base: ModelPatcher, foreground: ModelPatcher) -> ModelPatcher:
-    """Return a clone of `base` that runs the foreground streams through `foreground`, in lock step with its own.
+def install_pair(base: ModelPatcher, foreground_model: ModelPatcher) -> ModelPatcher:
+    """Return a clone of `base` that runs the foreground streams through `foreground_model`, in lock step with its own.
 
     Both are loaded by the host together. ValueError when the two cannot meet at every attention.
     """
-    check_pair(base, foreground)
-    if not foreground.patches:
+    check_pair(base, foreground_model)
+    if not foreground_model.patches:
         log.info("foreground_model carries no patches: taking its checkpoint for one with foreground weights merged in")
-    step = LockStep(base, foreground)
+    step = LockStep(base, foreground_model)
     model = install(base)
     # Functions, not methods: hosts before 0.14 copy bound methods, with all they hold, when a model is cloned.
     model.set_model_unet_function_wrapper(lambda apply_model, args: step.denoise(apply_model, args))
@@ -166,21 +166,21 @@ def install_pair(base: ModelPatcher, foreground: ModelPatcher) -> ModelPatcher:
     return model
 
 
-def check_pair(base: ModelPatcher, foreground: ModelPatcher) -> None:
+def check_pair(base: ModelPatcher, foreground_model: ModelPatcher) -> None:
     """ValueError unless two SDXL models with weights of their own can run in lock step."""
-    ours, theirs = (block_channels(model) for model in (base, foreground))
+    ours, theirs = (block_channels(model) for model in (base, foreground_model))
     if ours != theirs:
         raise ValueError(
             f"base_model ({family_name(base)}, {len(ours)} attention blocks) and foreground_model "
-            f"({family_name(foreground)}, {len(theirs)} attention blocks) differ in their structure: expected two "
+            f"({family_name(foreground_model)}, {len(theirs)} attention blocks) differ in their structure: expected two "
             "checkpoints of the same layout, for example two SDXL ones"
         )
-    channels = [model.model.diffusion_model.in_channels for model in (base, foreground)]
-    formats = [type(model.get_model_object("latent_format")).__name__ for model in (base, foreground)]
+    channels = [model.model.diffusion_model.in_channels for model in (base, foreground_model)]
+    formats = [type(model.get_model_object("latent_format")).__name__ for model in (base, foreground_model)]
     flows = [
-        isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST) for model in (base, foreground)
+        isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST) for model in (base, foreground_model)
     ]
-    devices = [model.load_device for model in (base, foreground)]
+    devices = [model.load_device for model in (base, foreground_model)]
     for what, (one, other) in (
         ("input channels of the UNet", channels),
         ("latent format", formats),
@@ -192,7 +192,7 @@ def check_pair(base: ModelPatcher, foreground: ModelPatcher) -> None:
                 f"base_model and foreground_model differ in their {what} ({one} and {other}): two checkpoints can work "
                 "on one picture only if it is the same for both"
             )
-    for key, entries in foreground.patches.items():
+    for key, entries in foreground_model.patches.items():
         for entry in entries:
             require_understood(key, entry[1], "foreground_model")
     after = base.model_options.get("sampler_post_cfg_function", [])

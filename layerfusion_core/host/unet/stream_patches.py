@@ -75,14 +75,14 @@ _GUIDANCE = ("outer_sample", "prepare_sampling", "sampler_sample", "predict_nois
 _GUIDANCE_OPTIONS = ("sampler_", "denoise_mask_function", "disable_cfg1_optimization")
 
 
-def with_foreground_patches(base: ModelPatcher, foreground: ModelPatcher) -> ModelPatcher:
+def with_foreground_patches(base: ModelPatcher, foreground_model: ModelPatcher) -> ModelPatcher:
     """`base` for a forward of all streams, with each MODEL's own patches of attention and blocks acting on its own.
 
     Where only `base` carries something, it acts on the foreground, too. ValueError, with the part's name, for what
-    `foreground` alone carries and what cannot act on some rows of a forward.
+    `foreground_model` alone carries and what cannot act on some rows of a forward.
     """
-    _require_same(own_parts(whole_parts(foreground), whole_parts(base)))
-    replaced, lists = _own_replaced(base, foreground), _own_lists(base, foreground)
+    _require_same(own_parts(whole_parts(foreground_model), whole_parts(base)))
+    replaced, lists = _own_replaced(base, foreground_model), _own_lists(base, foreground_model)
     if not replaced and not lists:
         return base
     out = base.clone()
@@ -92,9 +92,9 @@ def with_foreground_patches(base: ModelPatcher, foreground: ModelPatcher) -> Mod
     return out
 
 
-def _own_replaced(base: ModelPatcher, foreground: ModelPatcher) -> dict[Place, StreamPatch]:
+def _own_replaced(base: ModelPatcher, foreground_model: ModelPatcher) -> dict[Place, StreamPatch]:
     """Patches for both where the foreground's attention is replaced by another than the base's."""
-    ours, theirs = replace_patches(base), replace_patches(foreground)
+    ours, theirs = replace_patches(base), replace_patches(foreground_model)
     _require_same({f"{site} patch at {place}": "lacks" for site, place in theirs.keys() - ours.keys() if site not in SITES})
     kept = kept_by_guidance(base)
     found = {}
@@ -111,10 +111,10 @@ def _own_replaced(base: ModelPatcher, foreground: ModelPatcher) -> dict[Place, S
     return found
 
 
-def _own_lists(base: ModelPatcher, foreground: ModelPatcher) -> dict[str, list]:
+def _own_lists(base: ModelPatcher, foreground_model: ModelPatcher) -> dict[str, list]:
     """Lists of patches that differ, as one list for both: the order matters among patches of one stream only."""
     found = {}
-    for name, theirs in patch_lists(foreground).items():
+    for name, theirs in patch_lists(foreground_model).items():
         ours = patch_lists(base).get(name, [])
         if theirs and not (len(ours) == len(theirs) and all(map(alike, ours, theirs))):
             found[name] = [StreamPatch(p, None, _FOREGROUND) for p in theirs]
@@ -135,14 +135,14 @@ def _require_same(own: dict[str, str]) -> None:
 _ADVICE = {"injection": ", or load a LoRA with Load LoRA instead of its bypass variant: that one can be the foreground's alone"}
 
 
-def require_own_patches(base: ModelPatcher, foreground: ModelPatcher) -> None:
+def require_own_patches(base: ModelPatcher, foreground_model: ModelPatcher) -> None:
     """ValueError when one of two models with weights of their own carries something that acts on the other's streams only.
 
     Each runs its streams with its own patches, and the guider runs with the base model's guidance.
     """
     own = {
         name: how
-        for name, how in own_parts(whole_parts(foreground), whole_parts(base)).items()
+        for name, how in own_parts(whole_parts(foreground_model), whole_parts(base)).items()
         if name.split()[0] in _GUIDANCE or name.startswith(_GUIDANCE_OPTIONS)
     }
     if own:
@@ -152,7 +152,7 @@ def require_own_patches(base: ModelPatcher, foreground: ModelPatcher) -> None:
         )
     for what, model, others in (
         ("base_model", base, {"foreground"}),
-        ("foreground_model", foreground, {"background", "blended"}),
+        ("foreground_model", foreground_model, {"background", "blended"}),
     ):
         lost = sorted(others & {name for patch in replace_patches(model).values() for name in _limits(patch)})
         if lost:
