@@ -1,14 +1,16 @@
 """Seconds per step of LayerFusion beside the stock sampler on a batch of three, in one process, side by side.
 
-    python benchmarks/engine.py --host DIR [--shape demo|deep|sdxl] [--size PIXELS] [--batch N] [--steps N] [--repeats N]
-                                [--dtype fp16] [--two-checkpoints] [--clock wall|cpu] [--profile] [--count]
+    python benchmarks/engine.py --host DIR [--shape demo|sdxl | --depth [CHANNELS]] [--size PIXELS ...] [--batch N ...]
+                                [--steps N] [--repeats N] [--dtype fp16] [--two-checkpoints] [--clock wall|cpu] [--profile]
+                                [--count | --setup]
 
 `python dev.py bench` finds the host and the environment. The stock run denoises three rows with the base model, which
 is the least that three pictures can cost; three stock runs of one picture each, one after another, are the least that
 making the layers in sequence can cost. Every repeat runs all settings in turn, so that ratios hold when the
 machine's speed drifts; medians are printed. `sdxl` is SDXL's shape with random weights and rank-256 foreground weights,
-`deep` its 70 blocks at 64 channels and rank 4. --count counts the kernels of an evaluation and the bytes they move
-(`counting.py`) instead of measuring time.
+--depth its 70 blocks at fewer channels and rank 4. --count counts the kernels of an evaluation and the bytes they move
+(`counting.py`) instead of measuring time, --setup measures what comes before a queue's first evaluation. Several sizes
+and batches make a table.
 With --two-checkpoints the same foreground model is also run as a checkpoint of its own, in lock step with the base.
 --clock cpu counts processor time, which other programs on a busy machine disturb less. --profile adds, on a GPU, the
 kernels of two evaluations of each setting: how many are launched, and how long the GPU works.
@@ -95,7 +97,7 @@ def print_counts(title: str, runs: dict, options: argparse.Namespace, run) -> No
         options.steps = steps
         run(chosen)
 
-    sys.stdout.write(f"{title}, per evaluation\n")
+    sys.stdout.write(f"\n{title}, per evaluation\n")
     plain = None
     for name, chosen in runs.items():
         launches, moved = per_evaluation(lambda steps, chosen=chosen: sample(chosen, steps))
@@ -104,6 +106,46 @@ def print_counts(title: str, runs: dict, options: argparse.Namespace, run) -> No
             f"{name:22s} {launches:7d} launches {launches / plain[0]:5.2f} x stock   "
             f"{moved / 2**20:8.0f} MiB {moved / plain[1]:5.2f} x stock\n"
         )
+
+
+def print_setup(title: str, runs: dict, options: argparse.Namespace, run, models: list) -> None:
+    """Print what a queue does before its first evaluation, the first and the later ones: milliseconds, weights touched."""
+    from comfy.model_patcher import ModelPatcher
+
+    started: list[float] = []
+    touched: list[str] = []
+    hooks = [
+        model.model.diffusion_model.register_forward_pre_hook(lambda *_: started.append(time.perf_counter()))
+        for model in {id(model.model): model for model in models}.values()
+    ]
+    patch = ModelPatcher.patch_weight_to_device
+
+    def patched(self, key, *more, **named):
+        touched.append(key)
+        return patch(self, key, *more, **named)
+
+    ModelPatcher.patch_weight_to_device = patched
+    options.steps = 1
+    sys.stdout.write(f"\n{title}, before the first evaluation\n")
+    try:
+        for name, chosen in runs.items():
+            if name == SEQUENCE:
+                continue
+            found = []
+            for _ in range(options.repeats + 1):
+                started.clear(), touched.clear()
+                begin = time.perf_counter()
+                run(chosen)
+                found.append(((started[0] - begin) * 1000, len(touched)))
+            later = statistics.median(milliseconds for milliseconds, _ in found[1:])
+            sys.stdout.write(
+                f"{name:22s} first queue {found[0][0]:7.1f} ms, {found[0][1]} weights patched   "
+                f"later {later:7.1f} ms, {max(count for _, count in found[1:])} weights patched\n"
+            )
+    finally:
+        ModelPatcher.patch_weight_to_device = patch
+        for hook in hooks:
+            hook.remove()
 
 
 def profile(name: str, run) -> None:
@@ -121,12 +163,43 @@ def profile(name: str, run) -> None:
         sys.stdout.write(f"  {k.self_device_time_total / 1000:9.2f} ms  {k.count:6d} x  {k.key[:90]}\n")
 
 
+def print_times(title: str, runs: dict, options: argparse.Namespace, run) -> None:
+    """Print seconds a step of each setting beside the stock run, and its peak of GPU memory."""
+    import torch
+
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    peaks: dict[str, float] = {}
+    with torch.inference_mode():
+        for repeat in range(options.repeats + 1):
+            for name, chosen in runs.items():
+                if torch.cuda.is_available():
+                    torch.cuda.reset_peak_memory_stats()
+                seconds = run(chosen)
+                if torch.cuda.is_available():
+                    peaks[name] = torch.cuda.max_memory_allocated() / 2**30
+                if repeat or options.repeats == 0:  # the first round warms up
+                    times[name].append(seconds)
+    plain = times[STOCK]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    sys.stdout.write(f"\n{title}, {torch.get_num_threads()} threads, {device}\n")
+    for name, seconds in times.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds, plain))
+        peak = f"   {peaks[name]:6.2f} GiB" if name in peaks else ""
+        sys.stdout.write(f"{name:22s} {statistics.median(seconds):8.4f} s a step   {ratio:5.2f} x stock{peak}\n")
+    if options.profile and torch.cuda.is_available():
+        options.steps = 2  # the last thing that is done
+        with torch.inference_mode():
+            for name, chosen in runs.items():
+                profile(name, lambda chosen=chosen: run(chosen))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", type=Path, required=True)
-    parser.add_argument("--shape", choices=["demo", "deep", "sdxl"], default="demo")
-    parser.add_argument("--size", type=int)
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--shape", choices=["demo", "sdxl"], default="demo")
+    parser.add_argument("--depth", type=int, nargs="?", const=64)
+    parser.add_argument("--size", type=int, nargs="+")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
@@ -134,6 +207,7 @@ def main() -> int:
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--count", action="store_true")
+    parser.add_argument("--setup", action="store_true")
     options = parser.parse_args()
     start_host(options.host)
     register_pack()
@@ -149,13 +223,14 @@ def main() -> int:
     comfy.utils.set_progress_bar_enabled(False)
     clock = {"wall": time.perf_counter, "cpu": time.process_time}[options.clock]
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[options.dtype]
-    if options.shape == "demo":
+    if options.depth:
+        (base, foreground), sizes = random_sdxl(dtype, options.depth, 64, 32, 4), options.size or [256]
+    elif options.shape == "demo":
         demo = load_demo()
-        base, foreground, size = demo.base, demo.foreground, options.size or 128
-    elif options.shape == "deep":
-        (base, foreground), size = random_sdxl(dtype, 64, 64, 32, 4), options.size or 256
+        base, foreground, sizes = demo.base, demo.foreground, options.size or [256]
     else:
-        (base, foreground), size = random_sdxl(dtype), options.size or 1024
+        (base, foreground), sizes = random_sdxl(dtype), options.size or [1024]
+    name = f"70 blocks at {options.depth} channels" if options.depth else options.shape
     runs: dict[str, tuple | int] = {STOCK: 1, SEQUENCE: 3}  # stock: runs, together of three pictures
     runs.update({name: (foreground, choice) for name, choice in SETTINGS.items()})
     if options.two_checkpoints:
@@ -166,7 +241,7 @@ def main() -> int:
         [[text, {"pooled_output": torch.zeros(1, pooled), "layerfusion_eos": [9]}]]
         for text in torch.randn(4, 1, 77, width, generator=torch.Generator().manual_seed(0))
     ]
-    latent = torch.zeros(options.batch, 4, size // 8, size // 8)
+    latent = torch.zeros(0)  # that of the size and batch under way
 
     def stock(pictures: int) -> torch.Tensor:
         pictures = latent.repeat(pictures, 1, 1, 1)
@@ -191,33 +266,16 @@ def main() -> int:
             sys.exit(f"{chosen}: the result is not finite")
         return seconds / options.steps
 
-    title = f"{options.shape}, {size} x {size}, batch {options.batch}, {options.dtype}"
-    if options.count:
-        print_counts(title, runs, options, run)
-        return 0
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    peaks: dict[str, float] = {}
-    with torch.inference_mode():
-        for repeat in range(options.repeats + 1):
-            for name, chosen in runs.items():
-                if torch.cuda.is_available():
-                    torch.cuda.reset_peak_memory_stats()
-                seconds = run(chosen)
-                if torch.cuda.is_available():
-                    peaks[name] = torch.cuda.max_memory_allocated() / 2**30
-                if repeat or options.repeats == 0:  # the first round warms up
-                    times[name].append(seconds)
-    plain = times[STOCK]
-    sys.stdout.write(f"{title}, {torch.get_num_threads()} threads, {base.load_device}\n")
-    for name, seconds in times.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds, plain))
-        peak = f"   {peaks[name]:6.2f} GiB" if name in peaks else ""
-        sys.stdout.write(f"{name:22s} {statistics.median(seconds):8.4f} s a step   {ratio:5.2f} x stock{peak}\n")
-    if options.profile and torch.cuda.is_available():
-        options.steps = 2
-        with torch.inference_mode():
-            for name, chosen in runs.items():
-                profile(name, lambda chosen=chosen: run(chosen))
+    for size in sizes:
+        for batch in options.batch:
+            latent = torch.zeros(batch, 4, size // 8, size // 8)
+            title = f"{name}, {size} x {size}, batch {batch}, {options.dtype}"
+            if options.count:
+                print_counts(title, runs, options, run)
+            elif options.setup:
+                print_setup(title, runs, options, run, [base, foreground])
+            else:
+                print_times(title, runs, options, run)
     sys.stdout.write(f"peak process memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB\n")
     return 0
 

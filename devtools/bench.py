@@ -24,13 +24,19 @@ def add_to(commands) -> None:
     )
     parser.add_argument(
         "--shape",
-        choices=["demo", "deep", "sdxl"],
+        choices=["demo", "sdxl"],
         default="demo",
-        help="demo models, SDXL's 70 blocks at 64 channels, or its full shape, with random weights (default: %(default)s)",
+        help="demo models, or SDXL's full shape with random weights (default: %(default)s)",
     )
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="default: 128 for demo, 256 for deep, 1024 for sdxl")
-    parser.add_argument("--batch", type=int, metavar="N", help="pictures, each of three layers (default: 1)")
+    parser.add_argument(
+        "--depth", type=int, nargs="?", const=64, metavar="CHANNELS", help="SDXL's 70 blocks at fewer channels (64), random weights"
+    )
+    parser.add_argument(
+        "--size", type=int, nargs="+", metavar="PIXELS", help="one or several; default: 1024 for sdxl, else 256"
+    )
+    parser.add_argument("--batch", type=int, nargs="+", metavar="N", help="pictures, each of three layers (default: 1)")
     parser.add_argument("--count", action="store_true", help="count kernels and bytes of an evaluation instead of timing it")
+    parser.add_argument("--setup", action="store_true", help="time what a queue does before its first evaluation instead")
     parser.add_argument("--steps", type=int, metavar="N")
     parser.add_argument("--repeats", type=int, metavar="N", help="counted rounds after a warm-up; 0: one cold round")
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"])
@@ -50,12 +56,13 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
     else:
         if host is None:
             raise Problem("bench needs a ComfyUI: put one at ~/comfy/ComfyUI or set COMFYUI_PATH to it.")
-        names = ("shape", "size", "batch", "steps", "repeats", "dtype", "clock")
+        names = ("shape", "depth", "size", "batch", "steps", "repeats", "dtype", "clock")
         environment = {} if options.shape == "sdxl" else {"OMP_NUM_THREADS": "1"}  # threads cost tiny models more
         arguments = [str(checkout / "benchmarks" / "engine.py"), "--host", str(host)]
-        switches = ("two_checkpoints", "profile", "count")
+        switches = ("two_checkpoints", "profile", "count", "setup")
         arguments += [f"--{name.replace('_', '-')}" for name in switches if getattr(options, name)]
     for name in names:
-        if getattr(options, name) is not None:
-            arguments += [f"--{name}", str(getattr(options, name))]
+        value = getattr(options, name)
+        if value is not None:
+            arguments += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return subprocess.run([sys.executable, *arguments], env={**environment, **os.environ}).returncode
