@@ -1,4 +1,4 @@
-"""Save Layers' document in the layer editor of ComfyUI's own page: what its PSD export holds."""
+"""The menu of Save Layers leads to the layer editor of ComfyUI's own page, whose PSD export holds the layers."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ GRAPH = {
     "5": {"class_type": "JoinImageWithAlpha", "inputs": {"image": ["1", 0], "alpha": ["4", 0]}},
     "6": {"class_type": "LayerFusionSaveLayers", "inputs": {
         "foreground": ["5", 0], "background": ["2", 0], "blended": ["3", 0], "filename_prefix": "editor"}},
-    "7": {"class_type": "ImageCompositor", "inputs": {"layers": ["6", 0], "compositor": {}}},
 }  # fmt: skip
+EDIT = """app.collectNodeMenuItems(app.graph.nodes.find(({ type }) => type === "LayerFusionSaveLayers"))
+    .find(({ content }) => content.includes("Create Layered Image")).callback()"""
+EDITORS = 'app.graph.nodes.filter(({ type, inputs }) => type === "ImageCompositor" && inputs[0].link !== null).length'
 
 
 @pytest.fixture
@@ -44,7 +46,11 @@ def exported(server, object_info, tmp_path):
         window.open(f"http://{server.address}/")
         window.wait("window.app?.vueAppReady && app.extensionManager.spinner === false")
         window.run(f"app.loadApiJson({json.dumps(GRAPH)}, 'editor')")
-        window.wait("app.graph.nodes.length === 7")
+        window.wait("app.graph.nodes.length === 6")
+        for _ in range(2):  # the second time goes to the node that is there
+            window.run(EDIT)
+        assert window.run(EDITORS) == 1 and window.run("app.graph.nodes.length") == 7
+        assert window.run("document.body.innerText.includes('Open Compositor')")
         window.run("app.queuePrompt(0)")
         window.wait(f"document.querySelector('{DOWNLOAD}:enabled')", 60)
         window.run(f"document.querySelector('{DOWNLOAD}').click()")
