@@ -166,7 +166,7 @@ def flattened_by_others(foreground, background, blended, count: int) -> dict:
     for rgba, scene, picture in zip(foreground[:count], background[:count], blended[:count]):
         matched = matching.match_layers([rgba[None]], scene[None], picture[None])
         layers = export.LayerSet(
-            *(x.numpy() for x in (matched.foregrounds[0][0], scene, picture)), effects=matched.effects[0].numpy()
+            (matched.foregrounds[0][0].numpy(),), scene.numpy(), picture.numpy(), matched.effects[0].numpy()
         )
         file = io.BytesIO()
         export_formats.psd_set(layers, {})["layers.psd"](file)

@@ -23,7 +23,9 @@ class LayerFusionMatchLayers(io.ComfyNode):
             description="Makes the layers add up to the blended picture: the foreground gets the colour it has there, and "
             "shadow, glow and reflection become a layer of their own between background and foreground.",
             inputs=[
-                io.Image.Input("foreground", tooltip="The foreground with alpha (RGBA) from LayerFusion Decode."),
+                io.Image.Input(
+                    "foreground", tooltip="The foreground, or foregrounds, with alpha (RGBA) from LayerFusion Decode."
+                ),
                 io.Image.Input("background", tooltip="The background from LayerFusion Decode."),
                 io.Image.Input(
                     "blended", tooltip="The blended picture from LayerFusion Decode: what is to be matched."
@@ -57,14 +59,14 @@ class LayerFusionMatchLayers(io.ComfyNode):
                 io.Image.Output(
                     "matched",
                     display_name="foreground",
-                    tooltip="The foreground in the scene's light, RGBA, same alpha.",
+                    tooltip="The foreground, or foregrounds, in the scene's light, RGBA, same alpha.",
                 ),
                 io.Image.Output(
                     "effects",
                     display_name="effects",
                     tooltip="Light and shadow, RGBA: lies over the background and under the foreground. For Save Layers.",
                 ),
-                io.Image.Output("image", display_name="image", tooltip="All three over each other, RGB."),
+                io.Image.Output("image", display_name="image", tooltip="All of them over each other, RGB."),
                 io.Image.Output(
                     "difference",
                     display_name="difference",
@@ -91,10 +93,10 @@ class LayerFusionMatchLayers(io.ComfyNode):
             )
         pictures = [x.float().clamp(0.0, 1.0) for x in check_pictures(foreground, background, blended)]
         rows = []
-        for cutout, scene, wanted in zip(*(x.split(1) for x in pictures)):  # memory does not grow with the batch
-            matched = match_layers([cutout], scene, wanted, cleanliness, light == "linear", relight)
+        for cutouts, scene, wanted in zip(*(x.split(1) for x in pictures)):  # memory does not grow with the batch
+            matched = match_layers(cutouts.unbind(1), scene, wanted, cleanliness, light == "linear", relight)
             image = flattened(matched, scene, light == "linear")
-            rows.append((matched.foregrounds[0], matched.effects, image, difference_map(image, wanted)))
+            rows.append((torch.cat(matched.foregrounds), matched.effects, image, difference_map(image, wanted)))
         return io.NodeOutput(*(torch.cat(parts) for parts in zip(*rows)))
 
 

@@ -8,15 +8,24 @@ LAYERS = ("foreground", "background", "blended")
 
 
 def check_pictures(*pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The three pictures as RGBA, RGB, RGB; ValueError unless they share batch and size. IMAGE: (B, H, W, 3 | 4)."""
+    """The foregrounds (B, K, H, W, 4) from the rearmost to the front one, background and blended picture (B, H, W, 3).
+
+    IMAGE: (B, H, W, 3 | 4), of foregrounds K for each picture, as LayerFusion Decode gives them. ValueError unless all are
+    of one size, and background and blended picture as many.
+    """
     shapes = {name: tuple(picture.shape[:3]) for name, picture in zip(LAYERS, pictures, strict=True)}
-    if len(set(shapes.values())) > 1:
+    (cutouts, *size), *scenes = shapes.values()
+    count = scenes[0][0]
+    if len(set(scenes)) > 1 or tuple(size) != scenes[0][1:] or cutouts < count or cutouts % count:
         listed = ", ".join(f"{name} {count} x {width}x{height}" for name, (count, height, width) in shapes.items())
-        raise ValueError(f"The layers must have the same number of pictures and the same size; got {listed}.")
+        raise ValueError(
+            "The layers must have the same number of pictures and the same size (several foregrounds: as many times that "
+            f"number); got {listed}."
+        )
     foreground, background, blended = pictures
     if foreground.shape[-1] == 3:  # an ordinary picture: opaque
         foreground = torch.cat([foreground, torch.ones_like(foreground[..., :1])], dim=-1)
-    return foreground, background[..., :3], blended[..., :3]
+    return foreground.unflatten(0, (count, -1)), background[..., :3], blended[..., :3]
 
 
 def check_effects(effects: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

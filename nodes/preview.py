@@ -23,7 +23,9 @@ class LayerFusionPreviewLayers(io.ComfyNode):
             category="LayerFusion",
             description="Shows the layers as Save Layers does, and keeps nothing: for trials. Its files are temporary.",
             inputs=[
-                io.Image.Input("foreground", tooltip="The foreground with alpha (RGBA) from LayerFusion Decode."),
+                io.Image.Input(
+                    "foreground", tooltip="The foreground, or foregrounds, with alpha (RGBA) from LayerFusion Decode."
+                ),
                 io.Image.Input("background", tooltip="The background from LayerFusion Decode."),
                 io.Image.Input("blended", tooltip="The blended picture from LayerFusion Decode."),
                 Priors.Input(
@@ -57,7 +59,7 @@ class LayerFusionPreviewLayers(io.ComfyNode):
         pictures = layer_pictures(foreground, background, blended, effects)
         prefix = f"LayerFusion_{uuid.uuid4().hex[:8]}"  # numbers start anew in each session, pages cache by name
         shown = written(pictures, priors, "temp", prefix, {})
-        return io.NodeOutput(layer_document(*pictures.values()), ui=shown)
+        return io.NodeOutput(layer_document(pictures), ui=shown)
 
 
 NODES = [LayerFusionPreviewLayers]

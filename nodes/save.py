@@ -13,16 +13,14 @@ from comfy_api.latest import io
 from ..layerfusion_core.host.output.prefixes import prefix_problem
 from ..layerfusion_core.host.output.viewer import mask_files
 from ..layerfusion_core.layers.compositing import alpha_over, difference_map
-from ..layerfusion_core.layers.export import LayerSet, PartlySaved, metadata_texts, save_set
-from ..layerfusion_core.layers.export_formats import DEPTHS, NO_PSD_TOOLS, has_psd_tools, writers
+from ..layerfusion_core.layers.export import LayerSet, PartlySaved, foreground_endings, metadata_texts, save_set
+from ..layerfusion_core.layers.export_formats import DEPTHS, NO_PSD_TOOLS, has_psd_tools, layer_order, writers
 from ..layerfusion_core.method.prior_maps import PriorRecord
 from .floats import finite, float_input
-from .pictures import LAYERS, check_effects, check_pictures
+from .pictures import check_effects, check_pictures
 from .sampling import Priors
 
 Layers = io.Custom("LAYERS")
-SHOWN = ("blended", "foreground", "background", "effects")
-"""Order on the page where the viewer does not run: the host shows the first picture largest."""
 
 
 def _format(name: str, tooltip: str) -> io.Boolean.Input:
@@ -40,10 +38,13 @@ class LayerFusionSaveLayers(io.ComfyNode):
             category="LayerFusion",
             description=(
                 "Saves the layers into ComfyUI's output folder: name_00001_foreground.png (with transparency), "
-                "name_00001_background.png and name_00001_blended.png, with the workflow inside. Never overwrites."
+                "name_00001_background.png and name_00001_blended.png, with the workflow inside; several foregrounds as "
+                "foreground_1 (the rearmost), foreground_2 ... Never overwrites."
             ),
             inputs=[
-                io.Image.Input("foreground", tooltip="The foreground with alpha (RGBA) from LayerFusion Decode."),
+                io.Image.Input(
+                    "foreground", tooltip="The foreground, or foregrounds, with alpha (RGBA) from LayerFusion Decode."
+                ),
                 io.Image.Input("background", tooltip="The background from LayerFusion Decode."),
                 io.Image.Input("blended", tooltip="The blended picture from LayerFusion Decode."),
                 io.String.Input(
@@ -112,15 +113,17 @@ class LayerFusionSaveLayers(io.ComfyNode):
         texts = {} if args.disable_metadata else metadata_texts(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         formats = {"psd": psd, "ora": ora, "webp": webp, "depth": int(bit_depth)}
         return io.NodeOutput(
-            layer_document(*pictures.values()), ui=written(pictures, priors, "output", filename_prefix, texts, **formats)
+            layer_document(pictures), ui=written(pictures, priors, "output", filename_prefix, texts, **formats)
         )
 
 
 def layer_pictures(
     foreground: torch.Tensor, background: torch.Tensor, blended: torch.Tensor, effects: torch.Tensor | None
 ) -> dict[str, torch.Tensor]:
-    """The pictures of a run by layer, as RGBA and RGB; ValueError unless they belong together."""
-    pictures = dict(zip(LAYERS, check_pictures(foreground, background, blended)))
+    """The pictures of a run by layer, as RGBA and RGB, each of N samples; ValueError unless they belong together."""
+    foregrounds, background, blended = check_pictures(foreground, background, blended)
+    pictures = dict(zip(foreground_endings(foregrounds.shape[1]), foregrounds.unbind(1)))
+    pictures |= {"background": background, "blended": blended}
     return pictures if effects is None else pictures | {"effects": check_effects(effects, blended)}
 
 
@@ -137,16 +140,17 @@ def written(
     folder, stem, number, subfolder, _ = folder_paths.get_save_image_path(
         prefix, folder_paths.get_directory_by_type(kind), width, height
     )
+    shown = sorted(pictures, key=lambda layer: layer != "blended")  # the host shows the first picture largest
     images, sets, problems = [], [], []
     for row in range(count):
-        layers = LayerSet(*(x[row].float().cpu().numpy() for x in pictures.values()))
+        layers = LayerSet.of({layer: x[row].float().cpu().numpy() for layer, x in pictures.items()})
         name = stem.replace("%batch_num%", str(row))
         try:
             number, files = save_set(folder, name, number, writers(layers, texts, **formats))
             saved = {
                 layer: {"filename": files[f"{layer}.png"], "subfolder": subfolder, "type": kind} for layer in pictures
             }
-            images += [saved[layer] for layer in SHOWN if layer in saved]
+            images += [saved[layer] for layer in shown]
             sets.append(saved | masks[row])
         except PartlySaved as partly:
             number = partly.number
@@ -158,38 +162,31 @@ def written(
     return {"images": images, "layerfusion_layers": [json.dumps(one) for one in sets]}
 
 
-def layer_document(
-    foreground: torch.Tensor, background: torch.Tensor, blended: torch.Tensor, effects: torch.Tensor | None = None
-) -> dict:
-    """The host's LAYERS document, version 1: per sample Background, effects, Foreground, and Blended hidden on top.
+def layer_document(pictures: dict[str, torch.Tensor]) -> dict:
+    """The host's LAYERS document, version 1: per sample Background, effects, Foreground(s), and Blended hidden on top.
+
+    pictures: (B, H, W, 3 | 4) by the ending of their files.
 
     Of a batch only the first sample is visible, so that the editor opens with one clean picture. All have z_index 0, as
     the host's own Add Layer gives it, so that a layer added later lies on top.
     """
-    count, height, width = blended.shape[:3]
+    count, height, width = pictures["blended"].shape[:3]
     layers = []
     for row in range(count):
-        number = "" if count == 1 else f" {row + 1}"
-        for name, picture in (
-            ("Background", background),
-            ("Light and shadow", effects),
-            ("Foreground", foreground),
-            ("Blended", blended),
-        ):
-            if picture is None:
-                continue
+        number = "" if count == 1 else f" {row + 1}" if "foreground" in pictures else f", picture {row + 1}"
+        for name, ending in layer_order(pictures):
             layers.append(
                 {
                     "type": "raster",
                     "name": f"{name}{number}",
-                    "image": picture[row : row + 1],
+                    "image": pictures[ending][row : row + 1],
                     "x": 0,
                     "y": 0,
                     "w": width,
                     "h": height,
                     "opacity": 1.0,
                     "blend_mode": "normal",
-                    "visible": row == 0 and name != "Blended",
+                    "visible": row == 0 and ending != "blended",
                     "z_index": 0,
                 }
             )

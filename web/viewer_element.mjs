@@ -1,6 +1,6 @@
 /** The viewer's one element: draws a ViewerModel and feeds the user's actions back into it. */
 
-import { BACKDROPS, LAYERS, MASKS, SEGMENTS, ViewerModel } from "./viewer_model.mjs";
+import { BACKDROPS, layerName, MASKS, SEGMENTS, ViewerModel } from "./viewer_model.mjs";
 import { ACTIONS } from "./viewer_actions.mjs";
 
 const NAMES = { structure: "Structure prior", content: "Content confidence", soft: "Soft mask", hard: "Hard mask" };
@@ -27,6 +27,7 @@ export class ViewerElement {
   model = new ViewerModel();
   pan = [0, 0]; // of the zoomed picture, in CSS pixels
   pictures = {}; // <img> per layer and per mask
+  layers = []; // of the run shown, top to bottom
 
   /** address: function from a file of the UI result to its URL; fetchPsd: from a set of files to the answer with its PSD. */
   constructor(address, fetchPsd) {
@@ -60,17 +61,13 @@ export class ViewerElement {
   }
 
   #stage() {
-    const redraw = { onload: () => this.draw(), onerror: () => this.draw() };
-    for (const name of [...LAYERS, ...MASKS]) {
-      this.pictures[name] = make("img", { alt: NAMES[name] ?? title(name), ondragstart: (event) => this.#carry(event), ...redraw });
-    }
+    for (const name of MASKS) this.pictures[name] = this.#picture(NAMES[name]);
     this.divider = make("div", {
       className: "divider", tabIndex: 0, role: "slider", ariaLabel: "Blended picture against background",
       ariaValueMin: 0, ariaValueMax: 100,
     });
-    const layers = LAYERS.map((layer) => this.pictures[layer]).reverse();
     const maps = MASKS.map((name) => make("figure", {}, this.pictures[name], make("figcaption", {}, NAMES[name])));
-    this.sheet = make("div", { className: "sheet" }, ...layers, this.divider);
+    this.sheet = make("div", { className: "sheet" }, this.divider);
     this.note = make("p", { className: "note" });
     const figures = make("div", { className: "maps" }, ...maps);
     this.stage = make("div", { className: "stage" }, this.sheet, figures, this.note);
@@ -79,8 +76,27 @@ export class ViewerElement {
     return this.stage;
   }
 
+  #picture(alt) {
+    const redraw = () => this.draw();
+    return make("img", { alt, ondragstart: (event) => this.#carry(event), onload: redraw, onerror: redraw });
+  }
+
+  /** A picture and an eye for each layer of the run, which may have several foregrounds. */
+  #stack(layers) {
+    if (layers.join() === this.layers.join()) return;
+    for (const layer of this.layers) {
+      this.pictures[layer].remove();
+      delete this.pictures[layer];
+    }
+    this.layers = layers;
+    for (const layer of layers) this.pictures[layer] = this.#picture(title(layerName(layer)));
+    this.sheet.prepend(...layers.map((layer) => this.pictures[layer]).reverse());
+    this.eyes = layers.map((layer) => this.#button("eye", title(layerName(layer)), () => this.model.toggle(layer)));
+    this.eyeGroup.replaceChildren(...this.eyes);
+  }
+
   #bar() {
-    this.eyes = LAYERS.map((layer) => this.#button("eye", title(layer), () => this.model.toggle(layer)));
+    this.eyeGroup = group("eyes", "Layers that are composited");
     this.swatches = BACKDROPS.map((name) => this.#button(`swatch ${name}`, "", () => (this.model.backdrop = name)));
     this.compare = this.#button("compare", "", () => this.model.press("c"));
     this.zoom = this.#button("zoom", "", () => this.model.press("z"));
@@ -95,7 +111,7 @@ export class ViewerElement {
     });
     this.caption = make("output", { className: "caption" });
     return make("div", { className: "bar" },
-      group("eyes", "Layers that are composited", ...this.eyes),
+      this.eyeGroup,
       group("tools", "View", group("swatches", "Backdrop", ...this.swatches), this.compare, this.zoom, this.pager),
       group("actions", "Picture in view", ...this.actions),
       this.caption);
@@ -168,14 +184,15 @@ export class ViewerElement {
   draw() {
     const { model } = this;
     const empty = !model.sets.length;
+    this.#stack(model.layers);
     Object.assign(this.element.dataset, { view: empty ? "empty" : model.view, backdrop: model.backdrop });
     SEGMENTS.forEach((name, index) => {
       const reason = model.missing(name);
       const label = `${title(name)} (${index + 1})${reason && `. ${reason}.`}`;
       state(this.segments[index], label, model.segment === name, reason);
     });
-    LAYERS.forEach((layer, index) => {
-      state(this.eyes[index], `Show or hide the ${layer} layer`, model.view === "layers" && model.eyes[layer]);
+    this.layers.forEach((layer, index) => {
+      state(this.eyes[index], `Show or hide the ${layerName(layer)} layer`, model.view === "layers" && model.eyes[layer]);
       this.eyes[index].hidden = !model.set[layer];
     });
     BACKDROPS.forEach((name, index) => state(this.swatches[index], `Backdrop: ${name} (B)`, model.backdrop === name));
@@ -194,7 +211,7 @@ export class ViewerElement {
     this.caption.value = this.caption.title = model.caption;
     // Every picture is loaded at once, so that switching between them is immediate.
     const loaded = [
-      ...LAYERS.map((layer) => this.#load(layer, model.set[layer], model.stack.includes(layer))),
+      ...this.layers.map((layer) => this.#load(layer, model.set[layer], model.stack.includes(layer))),
       ...MASKS.map((name) => this.#load(name, model.set.masks?.[name], model.view === "masks")),
     ];
     this.note.textContent = empty ? EMPTY : loaded.every(Boolean) ? "" : GONE;
@@ -204,7 +221,7 @@ export class ViewerElement {
 
   /** Size and place of the sheet. */
   #place({ zoom, split }) {
-    const picture = LAYERS.map((layer) => this.pictures[layer]).find(({ naturalWidth }) => naturalWidth);
+    const picture = this.layers.map((layer) => this.pictures[layer]).find(({ naturalWidth }) => naturalWidth);
     const { naturalWidth, naturalHeight } = picture ?? { naturalWidth: 1, naturalHeight: 1 };
     const { style } = this.sheet;
     style.setProperty("--split", split);

@@ -1,6 +1,6 @@
 /** What the viewer shows, without a page: the files of a run and the user's choices in, plain descriptions out. */
 
-export const LAYERS = ["blended", "foreground", "effects", "background"]; // top to bottom
+const LAYERS = ["blended", "foreground", "effects", "background"]; // top to bottom; several foregrounds are foreground_1, ...
 export const SEGMENTS = ["blended", "foreground", "background", "alpha", "masks"]; // keys 1 to 5
 export const MASKS = ["structure", "content", "soft", "hard"];
 export const BACKDROPS = ["checkerboard", "dark", "light", "colour"];
@@ -9,8 +9,15 @@ export const ZOOMS = [0, 1, 4]; // 0 fits the node, n shows a pixel of the pictu
 const UNCONNECTED = "No masks: connect the sampler's priors to this node";
 const UNBLENDED = "No masks: no step of this run was blended (strength 0, or nothing between start and end)";
 
+/** Which of LAYERS a layer is: that of foreground_2 is foreground. */
+const kind = (layer) => layer.replace(/^foreground_\d+$/, "foreground");
+
+/** A layer in words. */
+export const layerName = (layer) => layer.replace("_", " ");
+
 export class ViewerModel {
-  sets = []; // per sample {blended, foreground, effects?, background, masks?: {structure, content, soft, hard} or null} of files
+  // per sample {blended, foreground | foreground_1 ... (the rearmost), effects?, background, masks?: {structure, ...} or null} of files
+  sets = [];
   page = 0;
   view = "layers"; // layers | alpha | masks | compare
   eyes = { blended: true, foreground: true, effects: true, background: true };
@@ -21,9 +28,23 @@ export class ViewerModel {
 
   /** Take the files of a run, each set an object or its JSON; choices stay as far as the new files allow. */
   show(sets) {
+    const shows = (set) => Object.keys(set ?? {}).some((key) => set[key] && LAYERS.includes(kind(key)));
     const parsed = Array.isArray(sets) ? sets.map((set) => (typeof set === "string" ? JSON.parse(set) : set)) : [];
-    this.sets = parsed.filter((set) => LAYERS.some((layer) => set?.[layer]));
+    this.sets = parsed.filter(shows);
+    for (const layer of this.layers) this.eyes[layer] ??= this.eyes[kind(layer)];
     this.turn(0);
+  }
+
+  /** The layers of the run, top to bottom. */
+  get layers() {
+    const several = Object.keys(this.sets[0] ?? {}).filter((key) => key !== "foreground" && kind(key) === "foreground");
+    several.sort((a, b) => b.split("_")[1] - a.split("_")[1]); // the last one lies in front
+    return LAYERS.flatMap((layer) => (layer === "foreground" && several.length ? several : layer));
+  }
+
+  /** The layers of a kind that the picture under the eye has, top to bottom. */
+  #of(wanted) {
+    return this.layers.filter((layer) => kind(layer) === wanted && this.set[layer]);
   }
 
   get set() {
@@ -33,12 +54,13 @@ export class ViewerModel {
   /** Why a segment or the comparison cannot be shown; "" when it can. */
   missing(choice) {
     if (!this.sets.length) return "Run the workflow first";
-    const { blended, foreground, background, masks } = this.set;
+    const { blended, background, masks } = this.set;
+    const foreground = this.#of("foreground").length > 0;
     if (choice === "masks") return masks ? "" : masks === null ? UNBLENDED : UNCONNECTED;
     if (choice === "alpha") return foreground ? "" : "No foreground in this run, so no alpha";
     if (choice === "compare") return blended && background ? "" : "Needs a blended picture and a background";
     if (choice === "blended" && foreground && background) return ""; // else laid over each other
-    return this.set[choice] ? "" : `No ${choice} picture in this run`;
+    return this.#of(choice).length ? "" : `No ${choice} picture in this run`;
   }
 
   /** Show one segment, or "compare": the blended picture against the background. */
@@ -47,7 +69,7 @@ export class ViewerModel {
     if (this.notice) return;
     this.view = LAYERS.includes(choice) ? "layers" : choice;
     if (this.view !== "layers") return;
-    for (const layer of LAYERS) this.eyes[layer] = choice === "blended" || layer === choice;
+    for (const layer of Object.keys(this.eyes)) this.eyes[layer] = choice === "blended" || kind(layer) === choice;
   }
 
   /** Show or hide one layer of the stack. The blended picture covers the others, so touching those takes it off. */
@@ -90,10 +112,10 @@ export class ViewerModel {
 
   /** Layers to draw, bottom to top. */
   get stack() {
-    if (this.view === "alpha") return ["foreground"];
+    if (this.view === "alpha") return this.#of("foreground").reverse();
     if (this.view === "compare") return ["background", "blended"];
     if (this.view === "masks") return [];
-    const shown = LAYERS.filter((layer) => this.set[layer] && this.eyes[layer]);
+    const shown = this.layers.filter((layer) => this.set[layer] && this.eyes[layer]);
     return shown[0] === "blended" ? ["blended"] : shown.reverse();
   }
 
@@ -101,19 +123,23 @@ export class ViewerModel {
   get segment() {
     if (this.view !== "layers") return this.view;
     const { stack } = this;
-    return stack.length === 1 ? stack[0] : stack.length && !this.set.blended ? "blended" : "";
+    const whole = SEGMENTS.concat("effects").find((segment) => {
+      const own = this.#of(segment);
+      return own.length && own.length === stack.length && stack.every((layer) => own.includes(layer));
+    });
+    return whole ?? (stack.length > 1 && !this.set.blended ? "blended" : "");
   }
 
   /** The file that is in view, undefined when what is seen is no file of its own. */
   get file() {
-    const only = { alpha: "foreground", compare: "blended" }[this.view] ?? (this.stack.length === 1 ? this.stack[0] : "");
-    return this.set[only];
+    const shown = this.view === "compare" ? ["blended"] : this.stack;
+    return shown.length === 1 ? this.set[shown[0]] : undefined;
   }
 
   /** The picture in words, for the line under it and for screen readers. */
   get caption() {
     if (this.notice || !this.sets.length) return this.notice;
-    const over = [...this.stack].reverse().join(" over ");
+    const over = [...this.stack].reverse().map(layerName).join(" over ");
     const words = {
       alpha: "Alpha: white is opaque, black transparent",
       masks: "Masks of the last blended step: blue 0, red 1",

@@ -31,19 +31,38 @@ PNG_HEADER = 33
 class LayerSet:
     """The layers of one sample, sRGB floats in [0, 1].
 
-    foreground: (H, W, 4) with straight alpha, 1 = opaque; background and blended: (H, W, 3). effects: light and shadow
-    between background and foreground, as foreground, or None.
+    foregrounds: (H, W, 4) each, from the rearmost to the front one, straight alpha, 1 = opaque; background and blended:
+    (H, W, 3). effects: light and shadow between background and foregrounds, as a foreground, or None.
     """
 
-    foreground: np.ndarray
+    foregrounds: tuple[np.ndarray, ...]
     background: np.ndarray
     blended: np.ndarray
     effects: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, pictures: Mapping[str, np.ndarray]) -> LayerSet:
+        """The layers of pictures by the ending of their files, as `pictures` gives them."""
+        count = sum(ending.startswith("foreground") for ending in pictures)
+        foregrounds = tuple(pictures[ending] for ending in foreground_endings(count))
+        return cls(foregrounds, pictures["background"], pictures["blended"], pictures.get("effects"))
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
         return self.blended.shape[1], self.blended.shape[0]
+
+    @property
+    def pictures(self) -> dict[str, np.ndarray]:
+        """The layers by the ending of their files, foregrounds first."""
+        found = dict(zip(foreground_endings(len(self.foregrounds)), self.foregrounds))
+        found |= {"background": self.background, "blended": self.blended}
+        return found if self.effects is None else found | {"effects": self.effects}
+
+
+def foreground_endings(count: int) -> list[str]:
+    """Names of the foregrounds of a picture in files: `foreground`, or of several `foreground_1` (the rearmost) and so on."""
+    return [f"foreground_{k}" for k in range(1, count + 1)] if count > 1 else ["foreground"]
 
 
 def quantised(picture: np.ndarray, depth: int = 8) -> np.ndarray:
@@ -105,11 +124,8 @@ def _png_16_bit(pixels: np.ndarray) -> bytes:
 
 
 def png_set(layers: LayerSet, texts: Mapping[str, str], depth: int = 8) -> dict[str, Writer]:
-    """The writers of a PNG set by file name ending, `depth` bits a channel; foreground and effects are RGBA, straight colour."""
-    pictures = {"foreground": layers.foreground, "background": layers.background, "blended": layers.blended}
-    if layers.effects is not None:
-        pictures["effects"] = layers.effects
-    return {f"{name}.png": png_writer(picture, texts, depth) for name, picture in pictures.items()}
+    """The writers of a PNG set by file name ending, `depth` bits a channel; foregrounds and effects are RGBA, straight colour."""
+    return {f"{name}.png": png_writer(picture, texts, depth) for name, picture in layers.pictures.items()}
 
 
 class PartlySaved(ValueError):

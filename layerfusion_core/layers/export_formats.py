@@ -1,14 +1,15 @@
 """Layered and lossless formats beside PNG: Photoshop PSD (8 and 16 bit), OpenRaster, lossless WebP.
 
-All take straight alpha. Layers from the bottom: Background, Light and shadow where there are effects, Foreground, Blended
-(hidden); the merged preview is the visible ones laid over each other in sRGB values, as these programs do it.
+All take straight alpha. Layers from the bottom: Background, Light and shadow where there are effects, Foreground (several:
+Foreground 1, the rearmost, and so on), Blended (hidden); the merged preview is the visible ones laid over each other in
+sRGB values, as these programs do it.
 """
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import BinaryIO, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
@@ -48,13 +49,15 @@ def merged(layers: LayerSet) -> np.ndarray:
 
 def named_layers(layers: LayerSet) -> list[Layer]:
     """The layers from the bottom."""
-    effects = [] if layers.effects is None else [Layer("Light and shadow", "effects", layers.effects, True)]
-    return [
-        Layer("Background", "background", layers.background, True),
-        *effects,
-        Layer("Foreground", "foreground", layers.foreground, True),
-        Layer("Blended", "blended", layers.blended, False),
-    ]
+    pictures = layers.pictures
+    return [Layer(title, ending, pictures[ending], ending != "blended") for title, ending in layer_order(pictures)]
+
+
+def layer_order(endings: Iterable[str]) -> list[tuple[str, str]]:
+    """(name in editors, ending of its files) of each of a run's layers, from the bottom."""
+    foregrounds = [(ending.replace("_", " ").capitalize(), ending) for ending in endings if ending.startswith("foreground")]
+    effects = [("Light and shadow", "effects")] if "effects" in endings else []
+    return [("Background", "background"), *effects, *foregrounds, ("Blended", "blended")]
 
 
 def psd_set(layers: LayerSet, texts: Mapping[str, str], depth: int = 8) -> dict[str, Writer]:

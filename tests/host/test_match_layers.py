@@ -56,6 +56,16 @@ def test_the_outputs_add_up_row_by_row():
         assert all(torch.equal(a[0], b[row]) for a, b in zip(alone, both, strict=True))
 
 
+def test_several_foregrounds_add_up_too():
+    generator = torch.Generator().manual_seed(1)
+    cutouts = torch.rand(4, 16, 24, 4, generator=generator)  # two of each of two pictures
+    _, background, blended = pictures()
+    found, effects, image, _ = match(cutouts, background, blended)
+    assert found.shape == cutouts.shape and torch.equal(found[..., 3], cutouts[..., 3]) and len(effects) == len(image) == 2
+    torch.testing.assert_close(over(background, effects, found[0::2], found[1::2]), blended, atol=1e-5, rtol=0)
+    torch.testing.assert_close(image, blended, atol=1e-5, rtol=0)
+
+
 def test_light_and_relight_reach_the_maths():
     layers = pictures()
     assert not torch.allclose(match(*layers)[1], match(*layers, light="linear")[1], atol=0.01)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import sys
+import zipfile
 from types import SimpleNamespace
 
 import folder_paths
@@ -93,8 +95,8 @@ def validate(**values):
         ("../escaped", "leads outside the output folder"),
         ("sub/../../escaped/x", "leads outside the output folder"),
         ("/escaped/x", "leads outside the output folder"),
-        ("x" * 240, r"of 262 characters or bytes, with what Save Layers adds; the file system takes 255. Shorten it by 7"),
-        ("\u00e4" * 120, "Shorten it by 7"),
+        ("x" * 240, r"of 265 characters or bytes, with what Save Layers adds; the file system takes 255. Shorten it by 10"),
+        ("\u00e4" * 120, "Shorten it by 10"),
         ("y" * 300 + "/x", "Shorten it by 45"),
         ("taken.png/x", "needs a folder where there is a file, .*taken.png"),
         ("a\0b", "no file name may hold"),
@@ -110,10 +112,10 @@ def test_a_prefix_that_cannot_be_saved_is_refused_before_the_run(output, save, p
 
 
 def test_what_can_be_saved_is_not_refused(output, save):
-    for prefix in ("cats/red", "a/b/c", "x" * 233, "%year%%month%%day%%hour%%minute%%second%" * 14, "..x", "a b", "\u00e4"):
+    for prefix in ("cats/red", "a/b/c", "x" * 230, "%year%%month%%day%%hour%%minute%%second%" * 14, "..x", "a b", "\u00e4"):
         assert validate(filename_prefix=prefix, psd=False) is True, prefix
         assert not any(output.iterdir())
-    save(*pictures(), prefix="x" * 233)
+    save(*pictures(), prefix="x" * 230)
     assert len(os.listdir(output)) == 3
     assert validate() is validate(filename_prefix=None, psd=None) is True  # connected: not known yet
 
@@ -141,6 +143,8 @@ def test_pictures_that_do_not_fit(save):
         save(foreground[:1], background, blended)
     with pytest.raises(ValueError, match="background 2 x 20x16"):
         save(foreground, background[:, :, :20], blended)
+    with pytest.raises(ValueError, match="several foregrounds: as many times that number.; got foreground 3 x 24x16, background 2"):
+        save(torch.cat([foreground, foreground[:1]]), background, blended)
 
 
 def test_an_opaque_foreground_is_saved_as_such(output, save):
@@ -173,6 +177,44 @@ def test_the_hosts_own_layer_nodes_take_the_document(host, save):
     assert [frame["name"] for frame in frames] == ["Background", "Foreground", "Blended"]
     assert torch.equal(frame_alpha(frames[1]["tensor"], frames[1]["mask"]), layers[0][..., 3])
     assert frame_alpha(frames[0]["tensor"], frames[0]["mask"]) is None
+
+
+def test_several_foregrounds_are_numbered_from_the_rear(output, save):
+    """Of two pictures, three foregrounds each, sample by sample as Decode gives them."""
+    from layerfusion_pack.layerfusion_core.host.output.psd_route import layered
+
+    cutouts, scenes = pictures(6)[0], pictures(2)[1:]
+    out = save(cutouts, *scenes, psd=True, ora=True, webp=True)
+    layers = [f"foreground_{k}" for k in (1, 2, 3)]
+    assert [entry["filename"] for entry in out.ui["images"][5:]] == [
+        f"LayerFusion_00002_{name}.png" for name in ("blended", *layers, "background")
+    ]
+    files = json.loads(out.ui["layerfusion_layers"][1])
+    assert list(files) == [*layers, "background", "blended"]
+    for k, name in enumerate(layers):
+        with Image.open(output / f"LayerFusion_00002_{name}.png") as picture:
+            assert np.array_equal(np.asarray(picture), (cutouts[3 + k] * 255).round().numpy().astype(np.uint8))
+    assert (output / "LayerFusion_00001_foreground_3.webp").exists()
+    document = out.result[0]["layers"]
+    titles = ["Background", "Foreground 1", "Foreground 2", "Foreground 3", "Blended"]
+    assert [item["name"] for item in document] == [f"{title}, picture {n}" for n in (1, 2) for title in titles]
+    assert torch.equal(document[8]["image"], cutouts[5:])
+    with zipfile.ZipFile(output / "LayerFusion_00002_layers.ora") as archive:
+        stack = archive.read("stack.xml").decode()
+        assert re.findall('name="(.*?)"', stack) == titles[::-1]
+        with Image.open(archive.open("mergedimage.png")) as picture:
+            seen = scenes[0][1]
+            for cutout in cutouts[3:]:
+                seen = cutout[..., :3] * cutout[..., 3:] + seen * (1 - cutout[..., 3:])
+            assert np.abs(np.asarray(picture) - (seen * 255).numpy()).max() <= 1
+    psd_tools = pytest.importorskip("psd_tools", reason="PSD-TOOLS IS MISSING: PSD was NOT tested")
+    name, of_the_viewer = layered(files)
+    assert name == "LayerFusion_00002_layers.psd"
+    for psd in (output / "LayerFusion_00001_layers.psd", io.BytesIO(of_the_viewer)):
+        assert [layer.name for layer in psd_tools.PSDImage.open(psd)] == titles
+    del files["foreground_2"]
+    with pytest.raises(ValueError, match="A PSD needs foreground, background and blended"):
+        layered(files)
 
 
 def test_formats_share_the_number(output, save):

@@ -35,7 +35,8 @@ def pixels() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def layers(pixels) -> LayerSet:
-    return LayerSet(**{name: value.astype(np.float32) / 255 for name, value in pixels.items()})
+    foreground, *scenes = (value.astype(np.float32) / 255 for value in pixels.values())
+    return LayerSet((foreground,), *scenes)
 
 
 def text(data: bytes):
@@ -67,7 +68,8 @@ def test_png_set_of_16_bit(tmp_path):
     rng = np.random.default_rng(1)
     want = {name: rng.integers(0, 65536, (9, 13, channels), dtype=np.uint16)
             for name, channels in (("foreground", 4), ("background", 3), ("blended", 3))}  # fmt: skip
-    layers = LayerSet(**{name: value.astype(np.float32) / 65535 for name, value in want.items()})
+    foreground, *scenes = (value.astype(np.float32) / 65535 for value in want.values())
+    layers = LayerSet((foreground,), *scenes)
     _, names = save_set(str(tmp_path), "deep", 1, png_set(layers, {"workflow": '{"nodes": []}'}, depth=16))
     for name, value in want.items():
         path = tmp_path / names[f"{name}.png"]

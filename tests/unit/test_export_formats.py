@@ -24,7 +24,7 @@ def layers() -> LayerSet:
     rng = np.random.default_rng(0)
     foreground, background, blended = (rng.integers(0, 256, (12, 20, n)).astype(np.float32) / 255 for n in (4, 3, 3))
     foreground[:4, ..., 3] = 0.0  # with colour under it
-    return LayerSet(foreground, background, blended)
+    return LayerSet((foreground,), background, blended)
 
 
 def written(layers: LayerSet, ending: str, **formats) -> io.BytesIO:
@@ -43,7 +43,7 @@ def test_psd(layers, depth):
         ("Background", True), ("Foreground", True), ("Blended", False),
     ]  # fmt: skip
     top = 2**depth - 1
-    for layer, want in zip(document, (layers.background, layers.foreground, layers.blended)):
+    for layer, want in zip(document, (layers.background, layers.foregrounds[0], layers.blended)):
         assert not layer.has_mask()
         got = np.rint(layer.numpy() * top)
         assert np.array_equal(got[..., : want.shape[-1]], np.rint(want.astype(np.float64) * top))
@@ -65,13 +65,14 @@ def test_psd_says_what_to_install(layers, monkeypatch, tmp_path):
 def test_pictures_that_are_too_large_for_a_format_say_so(tmp_path, format, side):
     if format == "psd":
         pytest.importorskip("psd_tools", minversion="1.26", reason="PSD-TOOLS IS MISSING: PSD was NOT tested")
-    large = LayerSet(*(np.zeros((1, side + 1, channels), np.float32) for channels in (4, 3, 3)))
+    one, *scenes = (np.zeros((1, side + 1, channels), np.float32) for channels in (4, 3, 3))
+    large = LayerSet((one,), *scenes)
     with pytest.raises(PartlySaved, match=f"at most {side} x {side} pixels, these pictures have {side + 1} x 1"):
         save_set(str(tmp_path), "a", 1, writers(large, TEXTS, **{format: True}))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"a_00001_{name}.png" for name in ("background", "blended", "foreground")
     ]
-    fits = LayerSet(*(picture[:, :side] for picture in (large.foreground, large.background, large.blended)))
+    fits = LayerSet((one[:, :side],), *(picture[:, :side] for picture in scenes))
     assert len(save_set(str(tmp_path), "b", 1, writers(fits, TEXTS, **{format: True}))[1]) > 3
 
 
@@ -83,7 +84,7 @@ def test_ora(layers):
         stack = archive.read("stack.xml").decode()
         order = [stack.index(name) for name in ("Blended", "Foreground", "Background")]
         assert order == sorted(order) and stack.count('visibility="hidden"') == 1 and 'w="20" h="12"' in stack
-        for name, want in (("foreground", layers.foreground), ("background", layers.background)):
+        for name, want in (("foreground", layers.foregrounds[0]), ("background", layers.background)):
             picture = Image.open(io.BytesIO(archive.read(f"data/{name}.png")))
             assert np.array_equal(np.asarray(picture), quantised(want))
         preview = Image.open(io.BytesIO(archive.read("mergedimage.png")))
@@ -114,7 +115,7 @@ def test_effects_are_a_layer_and_a_file_of_their_own(layers):
 
 
 def test_webp(layers):
-    for name, want in (("foreground", layers.foreground), ("blended", layers.blended)):
+    for name, want in (("foreground", layers.foregrounds[0]), ("blended", layers.blended)):
         picture = Image.open(written(layers, f"{name}.webp", webp=True))
         assert np.array_equal(np.asarray(picture), quantised(want))  # also the colour under alpha 0
         assert picture.info["icc_profile"] == srgb_profile()

@@ -39,7 +39,7 @@ def layers() -> LayerSet:
     rng = np.random.default_rng(0)
     foreground, background, blended = (rng.random((24, 40, n), np.float32) for n in (4, 3, 3))
     foreground[:8, ..., 3] = 0.0  # with colour under it
-    return LayerSet(foreground, background, blended)
+    return LayerSet((foreground,), background, blended)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_imagemagick_reads_psd(layers, saved, depth):
     assert "sRGB" in describe(path, "%[profile:icc]")[0]
     preview = samples(f"{path}[0]", "rgb", 8)
     assert np.abs(preview.astype(int) - quantised(merged(layers))).max() <= 1
-    for index, want in enumerate((layers.background, layers.foreground, layers.blended), 1):
+    for index, want in enumerate((layers.background, layers.foregrounds[0], layers.blended), 1):
         got = samples(f"{path}[{index}]", "rgba"[: want.shape[-1]], depth)
         assert np.array_equal(got, quantised(want, depth)), NAMES[index - 1]
 
@@ -113,7 +113,7 @@ def test_psd_of_16_bit_is_packed_as_photoshop_does(layers, saved):
 
     found = list(deep_layers(saved("layers.psd", 16).read_bytes()))
     assert tuple(name for name, _ in found) == NAMES
-    for (name, channels), want in zip(found, (layers.background, layers.foreground, layers.blended)):
+    for (name, channels), want in zip(found, (layers.background, layers.foregrounds[0], layers.blended)):
         alpha = channels.pop(ALPHA)[..., None]
         got = np.concatenate([np.stack([channels[n] for n in range(3)], -1), alpha], axis=-1)
         assert np.array_equal(got[..., : want.shape[-1]], quantised(want, 16)), name
@@ -129,7 +129,7 @@ def test_ag_psd_reads(layers, saved, depth):
     found = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
     assert (found["width"], found["height"], found["depth"]) == (40, 24, depth)
     assert [(layer["name"], layer["hidden"]) for layer in found["layers"]] == list(zip(NAMES, (False, False, True)))
-    for layer, want in zip(found["layers"], (layers.background, layers.foreground, layers.blended)):
+    for layer, want in zip(found["layers"], (layers.background, layers.foregrounds[0], layers.blended)):
         got = np.reshape(layer["pixels"], (24, 40, 4))
         assert np.array_equal(got[..., : want.shape[-1]], quantised(want, depth)), layer["name"]
     preview = np.reshape(found["preview"], (24, 40, 4))[..., :3]
@@ -140,13 +140,13 @@ def test_imagemagick_reads_png_of_16_bit(layers, saved):
     pytest.importorskip("av", reason="PyAV IS MISSING: PNG files of 16 bit were NOT tested")
     path = saved("foreground.png", 16)
     assert describe(path, "%z %[type]") == ["16 TrueColorAlpha"] and "sRGB" in describe(path, "%[profile:icc]")[0]
-    assert np.array_equal(samples(path, "rgba", 16), quantised(layers.foreground, 16))
+    assert np.array_equal(samples(path, "rgba", 16), quantised(layers.foregrounds[0], 16))
 
 
 def test_imagemagick_reads_webp(layers, saved):
     path = saved("foreground.webp")
     assert "sRGB" in describe(path, "%[profile:icc]")[0]
-    assert np.array_equal(samples(path, "rgba", 8), quantised(layers.foreground))
+    assert np.array_equal(samples(path, "rgba", 8), quantised(layers.foregrounds[0]))
 
 
 @pytest.mark.parametrize("ending", ["layers.ora", "layers.psd"])
@@ -164,7 +164,7 @@ def test_gimp_reads(layers, saved, tmp_path, ending):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "Background.visible.png", "Blended.hidden.png", "Foreground.visible.png",
     ], run.stdout + run.stderr  # fmt: skip
-    for name, want in zip(NAMES, (layers.background, layers.foreground, layers.blended)):
+    for name, want in zip(NAMES, (layers.background, layers.foregrounds[0], layers.blended)):
         with Image.open(next(tmp_path.glob(f"{name}.*"))) as picture:
             got = np.asarray(picture)
         assert np.array_equal(got[..., : want.shape[-1]], quantised(want)), name
@@ -185,7 +185,7 @@ def test_krita_reads(layers, saved, tmp_path, ending):
         assert [(layer.get("name"), layer.get("visibility")) for layer in reversed(found)] == [
             ("Background", "visible"), ("Foreground", "visible"), ("Blended", "hidden"),
         ]  # fmt: skip
-        for layer, want in zip(reversed(found), (layers.background, layers.foreground, layers.blended)):
+        for layer, want in zip(reversed(found), (layers.background, layers.foregrounds[0], layers.blended)):
             got = np.asarray(Image.open(io.BytesIO(archive.read(layer.get("src")))).convert("RGBA"))
             top, left = int(layer.get("y")), int(layer.get("x"))  # Krita cuts off what is all transparent
             part = want[top : top + got.shape[0], left : left + got.shape[1]]

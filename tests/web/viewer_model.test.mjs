@@ -62,6 +62,36 @@ test("effects lie between background and foreground and have an eye of their own
   assert.deepEqual(model.stack, ["foreground"]);
 });
 
+test("several foregrounds lie in order, each with an eye of its own", () => {
+  const several = { ...sample("foreground_1", "background", "foreground_10", "blended", "foreground_2"), masks: MASKS };
+  model.show([several]);
+  assert.deepEqual(model.layers, ["blended", "foreground_10", "foreground_2", "foreground_1", "effects", "background"]);
+  assert.deepEqual([model.stack, model.segment, model.missing("alpha")], [["blended"], "blended", ""]);
+  model.press("2");
+  const all = ["foreground_1", "foreground_2", "foreground_10"];
+  assert.deepEqual([model.stack, model.segment], [all, "foreground"]);
+  assert.equal(model.caption, "Foreground 10 over foreground 2 over foreground 1");
+  model.toggle("foreground_2");
+  assert.deepEqual([model.stack, model.segment], [["foreground_1", "foreground_10"], ""]);
+  model.press("4");
+  assert.deepEqual([model.stack, model.segment], [all, "alpha"]);
+  model.toggle("blended");
+  assert.deepEqual(model.stack, ["background", ...all]);
+  model.toggle("foreground_1");
+  model.show([FULL]); // a run with one: as it was, its own eye
+  assert.deepEqual([model.layers.length, model.stack], [4, ["background", "foreground"]]);
+  model.press("3");
+  model.show([several, several]);
+  assert.deepEqual([model.stack, model.segment], [["background"], "background"]);
+});
+
+test("a single foreground of several is not the segment of all", () => {
+  model.show([sample("blended", "foreground_1", "foreground_2", "background")]);
+  model.press("2");
+  model.toggle("foreground_1");
+  assert.deepEqual([model.stack, model.segment, model.caption], [["foreground_2"], "", "The foreground 2 picture"]);
+});
+
 test("other keys are left to the page", () => {
   model.show([FULL]);
   for (const key of ["0", "6", "x", "Enter", "Delete", "constructor", "", " "]) assert.equal(model.press(key), false, key);

@@ -7,7 +7,7 @@ import re
 
 import folder_paths
 
-LONGEST = "_00001_background.webp"
+LONGEST = "_00001_foreground_10.webp"
 """The longest of what follows a prefix."""
 TOKENS = {"%year%": "0000"} | dict.fromkeys(("%month%", "%day%", "%hour%", "%minute%", "%second%"), "00")
 TOKENS |= dict.fromkeys(("%width%", "%height%", "%batch_num%"), "0")

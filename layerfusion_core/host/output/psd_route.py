@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import sys
 
 import folder_paths
@@ -13,11 +14,12 @@ import numpy as np
 from aiohttp import web
 from PIL import Image
 
-from ...layers.export import LayerSet
+from ...layers.export import LayerSet, foreground_endings
 from ...layers.export_formats import psd_set
 
 PATH = "/layerfusion/psd"
-LAYERS = {"foreground": "RGBA", "background": "RGB", "blended": "RGB", "effects": "RGBA"}
+OPAQUE = ("background", "blended")
+_LAYER = re.compile(r"foreground(_\d+)?|background|blended|effects")
 
 
 def add_route() -> None:
@@ -42,16 +44,18 @@ def layered(files: dict) -> tuple[str, bytes]:
 
     ValueError when psd-tools is missing, a layer is, or a file is not among the host's outputs.
     """
-    if not isinstance(files, dict) or not {"foreground", "background", "blended"} <= files.keys():
+    files = {layer: files[layer] for layer in filter(_LAYER.fullmatch, files)} if isinstance(files, dict) else {}
+    foregrounds = foreground_endings(sum(layer.startswith("foreground") for layer in files))
+    if not {*foregrounds, *OPAQUE} <= files.keys():
         raise ValueError("A PSD needs foreground, background and blended picture of one run; run the workflow again")
-    paths = {layer: picture_path(files[layer]) for layer in LAYERS if layer in files}
+    paths = {layer: picture_path(file) for layer, file in files.items()}
     pictures = {}
     for layer, path in paths.items():
         with Image.open(path) as picture:
-            pictures[layer] = np.asarray(picture.convert(LAYERS[layer]), dtype=np.float32) / 255
+            pictures[layer] = np.asarray(picture.convert("RGB" if layer in OPAQUE else "RGBA"), dtype=np.float32) / 255
     file = io.BytesIO()
-    psd_set(LayerSet(**pictures), {})["layers.psd"](file)
-    stem = os.path.basename(paths["foreground"]).removesuffix(".png").removesuffix("_foreground")
+    psd_set(LayerSet.of(pictures), {})["layers.psd"](file)
+    stem = os.path.basename(paths["blended"]).removesuffix(".png").removesuffix("_blended")
     return f"{stem}_layers.psd", file.getvalue()
 
 
