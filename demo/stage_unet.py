@@ -52,6 +52,11 @@ class Batches:
         grey = (u > 0.97) & (kind == 2)
         x0 = torch.where(grey.view(-1, 1, 1, 1), d["grey"], x0)
         caption = torch.where(grey, 1, caption)
+        return self.noisy(x0, caption)
+
+    def noisy(self, x0: Tensor, caption: Tensor) -> tuple[Tensor, ...]:
+        """The rows of `draw` for latents (B, 4, h, w) and the numbers of their captions (B,)."""
+        d, b, on = self.data, len(x0), self.device
         caption = torch.where(torch.rand(b, device=on) < 0.10, 0, caption)
         # stratified over the batch, tilted towards high noise, where shapes and colours are decided
         strata = (torch.randperm(b, device=on) + torch.rand(b, device=on)) / b

@@ -17,7 +17,7 @@ SHARES = {"vae": 0.08, "text": 0.03, "latents": 0.0, "alpha": 0.09, "unet": 0.80
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "stage", choices=["init", "vae", "text", "latents", "unet", "alpha", "sheets", "evaluate", "all"]
+        "stage", choices=["init", "vae", "text", "latents", "unet", "alpha", "layers", "sheets", "evaluate", "all"]
     )
     parser.add_argument("--minutes", type=float, default=90.0, help="wall time of the stage, or of all stages together")
     parser.add_argument("--size", type=int, default=256, help="picture side in pixels")
@@ -46,6 +46,7 @@ def run(settings: Settings, stage: str, minutes: float, resume: bool = False, pa
     """Runs one stage, or all in order with their shares of `minutes`."""
     import stage_alpha
     import stage_latents
+    import stage_layers
     import stage_sheets
     import stage_text
     import stage_unet
@@ -66,6 +67,8 @@ def run(settings: Settings, stage: str, minutes: float, resume: bool = False, pa
         stage_unet.train(settings, minutes, start=part[0], end=part[1])
     elif stage == "alpha":
         stage_alpha.train(settings, minutes, resume=resume)
+    elif stage == "layers":
+        stage_layers.train(settings, minutes)
     elif stage == "sheets":
         stage_sheets.draw_all(settings)
     elif stage == "evaluate":

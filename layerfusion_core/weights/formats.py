@@ -82,13 +82,15 @@ class ForegroundWeights:
     """A foreground weight file, read.
 
     entries: {parameter name, in the naming of the packaging: change}; empty for Packaging.LORA, whose tensors stay as
-    they came in `tensors`. name: the file's name, for messages.
+    they came in `tensors`. name: the file's name; title and expected: what messages call it, and ask for.
     """
 
     packaging: Packaging
     name: str
     entries: dict[str, LowRank | Delta] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    title: str = "Foreground weights"
+    expected: str = _EXPECTED
 
 
 def recognise(shapes: Mapping[str, tuple[int, ...]], name: str = "the file") -> Packaging:
@@ -99,7 +101,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], name: str = "the file") -> 
     models, and unknown content.
     """
     keys = list(shapes)
-    other = _other_content(keys)
+    other = other_content(keys)
     if other is not None:
         raise ValueError(f"{name} is {other}. {_EXPECTED}.")
     for key in ("diffusion_model.input_blocks.0.0.weight::diff::0", "conv_in.weight"):
@@ -107,7 +109,8 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], name: str = "the file") -> 
         if shape is not None and len(shape) == 4 and shape[1] != LATENT_CHANNELS:
             raise ValueError(
                 f"{name} is one of LayerDiffuse's conditional models (fg2ble, bg2ble, fgble2bg, bgble2fg): its first "
-                f"convolution takes {shape[1]} channels, expected {LATENT_CHANNELS}. {_EXPECTED}."
+                f"convolution takes {shape[1]} channels, expected {LATENT_CHANNELS}. Choose it in LayerFusion Condition on "
+                f"Layers; here: {_EXPECTED}."
             )
     if any("::" in key for key in keys):
         return Packaging.LAYERDIFFUSE
@@ -127,14 +130,14 @@ def parse(tensors: Mapping[str, Tensor], name: str = "the file") -> ForegroundWe
     """
     packaging = recognise({key: tuple(tensor.shape) for key, tensor in tensors.items()}, name)
     if packaging is Packaging.LAYERDIFFUSE:
-        return ForegroundWeights(packaging, name, _parse_layerdiffuse(tensors, name))
+        return ForegroundWeights(packaging, name, parse_layerdiffuse(tensors, name))
     if packaging is Packaging.DIFFUSERS:
         return ForegroundWeights(packaging, name, {key: Delta(tensor) for key, tensor in tensors.items()})
     _check_lora(tensors, name)
     return ForegroundWeights(packaging, name, tensors=dict(tensors))
 
 
-def _other_content(keys: list[str]) -> str | None:
+def other_content(keys: list[str]) -> str | None:
     """Say what a file is when it is certainly not SDXL foreground weights; None otherwise."""
 
     def any_starts(*prefixes: str) -> bool:
@@ -161,12 +164,15 @@ def _other_content(keys: list[str]) -> str | None:
     return None
 
 
-def _parse_layerdiffuse(tensors: Mapping[str, Tensor], name: str) -> dict[str, LowRank | Delta]:
+def parse_layerdiffuse(
+    tensors: Mapping[str, Tensor], name: str, expected: str = _EXPECTED
+) -> dict[str, LowRank | Delta]:
+    """Entries of a file in LayerDiffuse's own grammar, by model key; ValueError as `parse`, ending in `expected`."""
     slots: dict[tuple[str, str], dict[int, Tensor]] = {}
     for key, tensor in tensors.items():
         parts = key.split("::")
         if len(parts) != 3 or not re.fullmatch("[0-9]{1,3}", parts[2]):
-            raise ValueError(f"{name}: expected '<model key>::<lora or diff>::<number>', got '{key}'. {_EXPECTED}.")
+            raise ValueError(f"{name}: expected '<model key>::<lora or diff>::<number>', got '{key}'. {expected}.")
         slots.setdefault((parts[0], parts[1]), {})[int(parts[2])] = tensor
     entries: dict[str, LowRank | Delta] = {}
     for (key, kind), slot in slots.items():
@@ -259,7 +265,15 @@ def likely_family(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     return None
 
 
-def unbound_message(name: str, total: int, unbound: list[str], model_family: str, weights_family: str | None) -> str:
+def unbound_message(
+    name: str,
+    total: int,
+    unbound: list[str],
+    model_family: str,
+    weights_family: str | None,
+    title: str = "Foreground weights",
+    expected: str = _EXPECTED,
+) -> str:
     """Say how many entries fit the model, which do not, and the likely cause.
 
     total: entries in the file. unbound: 'key' or 'key (why)' of those that do not fit, in file order.
@@ -272,8 +286,8 @@ def unbound_message(name: str, total: int, unbound: list[str], model_family: str
     elif any(re.match(r"(lora_te|text_encoder|clip_)", key) for key in unbound):
         cause = "the file also changes text encoders, which foreground weights must not"
     else:
-        cause = "the weights are made for another model family, or the file is not a foreground weight file"
+        cause = f"the weights are made for another model family, or the file holds no {title.lower()}"
     return (
-        f"Foreground weights {name}: only {total - len(unbound)} of {total} entries fit the model. "
-        f"First that do not: {first}. Likely cause: {cause}. {_EXPECTED} and a full SDXL checkpoint."
+        f"{title} {name}: only {total - len(unbound)} of {total} entries fit the model. "
+        f"First that do not: {first}. Likely cause: {cause}. {expected} and a full SDXL checkpoint."
     )

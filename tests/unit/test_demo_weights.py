@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from layerfusion_pack.layerfusion_core.vae.demo_autoencoder import DemoAutoencoder
+from layerfusion_pack.layerfusion_core.weights.conditional import parse_conditional
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 MODELS = DEMO / "models"
@@ -64,6 +65,51 @@ def test_foreground_weights_change_every_attention_projection(demo):
         name = f"{keys.PREFIX}{module}.weight"
         up, down = tensors[f"{name}::lora::0"], tensors[f"{name}::lora::1"]
         assert (up.shape[0], down.shape[1]) == tuple(base[name].shape) and up.shape[1] == down.shape[0]
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("fg2ble", 8), ("fgble2bg", 12)])
+def test_layer_files_are_small_and_change_what_layerdiffuses_change(kind, channels, demo):
+    """Every parameter but those of transformers and of the time and label embeddings; the first convolution widened."""
+    path = DEMO / "layer_model" / f"demo_{kind}.safetensors"
+    assert path.stat().st_size <= 1_500_000
+    with safetensors.safe_open(str(path), "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+    assert all(t.dtype == torch.float16 and bool(torch.isfinite(t.float()).all()) for t in tensors.values())
+    found = parse_conditional(tensors, path.name)
+    assert found.kind.name == kind and found.kernel.shape == (48, channels - 4, 3, 3)
+    base, keys = read("unet")[0], demo("keys")
+    blocks = {name.partition(".transformer_blocks")[0] for name in keys.attention_projections()}
+    changed = {key for key in base if not key.removeprefix(keys.PREFIX).startswith((*blocks, "time_embed", "label_emb"))}
+    assert found.weights.entries.keys() == changed
+    assert all(entry.shape == tuple(base[key].shape) for key, entry in found.weights.entries.items())
+
+
+def test_the_network_that_layer_files_are_trained_on_is_the_merged_one(demo):
+    """Random differences: the training network gives what the base gives with the exported file merged by hand."""
+    unet, stage = demo("unet"), demo("stage_layers")
+    settings = demo("common").Settings(device="cpu")
+    network, _ = unet.load(settings)
+    plain = {key: value.clone() for key, value in network.state_dict().items()}
+    differences = stage.widen(network, 1)
+    shapes = {key: stage.weight_of(network, key).shape for key in differences}
+    with torch.no_grad():
+        for difference in differences.values():
+            for part in difference.parameters():
+                part.add_(0.05 * torch.randn_like(part))
+    exported, merged = stage.tensors(differences, shapes), unet.build()[0]
+    merged.input_blocks[0][0] = unet.First(8, 48, 3, padding=1)
+    for key in {name.partition("::")[0].removeprefix(unet.PREFIX) for name in exported}:
+        parts = {kind: exported.get(f"{unet.PREFIX}{key}::{kind}") for kind in ("diff::0", "lora::0", "lora::1")}
+        full = parts["diff::0"]
+        added = full if full is not None else (parts["lora::0"].flatten(1) @ parts["lora::1"].flatten(1)).view(shapes[key])
+        wide = torch.zeros(shapes[key])
+        wide[tuple(slice(side) for side in plain[key].shape)] = plain[key]
+        plain[key] = wide + added.detach()
+    merged.load_state_dict(plain)
+    x, context, label = torch.randn(2, 8, 8, 8), torch.randn(2, 77, 128), torch.randn(2, demo("keys").ADM_CHANNELS)
+    with torch.no_grad():
+        given, expected = (net.eval()(x, torch.tensor([10, 500]), context, label) for net in (network, merged))
+    torch.testing.assert_close(given, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_text_encoders_store_the_rows_of_the_vocabulary(demo):
