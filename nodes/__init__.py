@@ -13,6 +13,7 @@ from . import (
     given,
     loading,
     matching,
+    on_layers,
     options,
     patches,
     preview,
@@ -23,8 +24,8 @@ from . import (
 )
 
 NODE_FILES = (
-    loading, demo, conditioning, options, given, sampling, custom_sampling, priors, transparent, matching, save, preview,
-    patches,
+    loading, demo, conditioning, options, given, sampling, custom_sampling, on_layers, priors, transparent, matching, save,
+    preview, patches,
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ FLOATS = [(node, name) for node, cls in NODES.items() for name, (kind, _) in inp
 FILES = [
     ("LayerFusionLoadModels", "foreground_weights"),
     ("LayerFusionApplyForeground", "foreground_weights"),
+    ("LayerFusionConditionOnLayers", "weights"),
     ("LayerFusionLoadTransparentVAE", "decoder"),
     ("LayerFusionLoadTransparentVAE", "encoder"),
 ]

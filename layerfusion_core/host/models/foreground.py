@@ -37,6 +37,7 @@ from .weight_files import read_weight_file
 log = logging.getLogger(__name__)
 
 ATTACHMENT = "layerfusion_foreground"
+ON_LAYERS = "layerfusion_on_layers"  # attachment of what LayerFusion Condition on Layers puts on a MODEL
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def apply_foreground(model: ModelPatcher, weights: ForegroundWeights, strength: 
     require_sdxl(model, "the model for the foreground weights")
     if not math.isfinite(strength):
         raise ValueError(f"strength: expected a finite number (1 is LayerDiffuse), got {strength}")
+    require_unconditioned(model, "the model for the foreground weights")
     before = model.get_attachment(ATTACHMENT)
     if before is not None and before.strength != 0:
         log.warning(
@@ -89,6 +91,16 @@ def apply_foreground(model: ModelPatcher, weights: ForegroundWeights, strength: 
         "Foreground weights %s: %d of %d entries bound, strength %g", weights.name, len(patches), len(patches), strength
     )
     return clone
+
+
+def require_unconditioned(model: ModelPatcher, what: str) -> None:
+    """ValueError when a MODEL is LayerFusion Condition on Layers' output, which makes one layer in a stock sampler."""
+    applied = model.get_attachment(ON_LAYERS)
+    if applied is not None and applied.strength != 0:
+        raise ValueError(
+            f"{what} carries {applied.name} of LayerFusion Condition on Layers, which {applied.kind.task} in ComfyUI's own "
+            "KSampler: connect it there, and the checkpoint's own model here"
+        )
 
 
 def require_in_order(base: ModelPatcher, foreground: ModelPatcher) -> None:
@@ -115,7 +127,10 @@ def host_patches(model: ModelPatcher, weights: ForegroundWeights) -> dict[str, o
         shapes = {key: entry.shape for key, entry in weights.entries.items()}
     if unbound:
         total = len(bound) + len(unbound)
-        raise ValueError(unbound_message(weights.name, total, unbound, family_name(model), likely_family(shapes)))
+        family, made_for = family_name(model), likely_family(shapes)
+        raise ValueError(
+            unbound_message(weights.name, total, unbound, family, made_for, weights.title, weights.expected)
+        )
     _require_effect(bound, weights.name)
     return bound
 

@@ -15,7 +15,7 @@ from ...method.options import LayerFusionOptions, NoiseMode
 from ...method.prior_maps import PriorRecord
 from ...method.streams import Layers
 from ..models.families import require_sdxl
-from ..models.foreground import require_in_order
+from ..models.foreground import require_in_order, require_unconditioned
 from ..unet.calls import options_in, require_cache_of_rows, watched
 from ..unet.delta import foreground_delta
 from ..unet.install import install, settings_for
@@ -73,6 +73,8 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
     ):
         require_sdxl(base, "base_model")
         require_sdxl(foreground_model, "foreground_model")
+        require_unconditioned(base, "base_model")
+        require_unconditioned(foreground_model, "foreground_model")
         require_in_order(base, foreground_model)
         require_cache_of_rows(base)
         shared = foreground_model.is_clone(base)

@@ -39,7 +39,8 @@ def _origin(part: object) -> str:
     return f"{made.__qualname__.removesuffix('.<lambda>').split('.<locals>')[0]} ({made.__module__.rpartition('.')[-1]})"
 
 
-def _found_on_model(names: str) -> str:
+def found_on_model(names: str) -> str:
+    """What to do about the `callers` of a model, for the end of a message."""
     return f"on the model are {names}; remove the node" if names else "remove the node"
 
 
@@ -49,7 +50,7 @@ def require_whole(shown: torch.Size, cells: tuple[int, int], names: str) -> None
         raise ValueError(
             f"a node shows the UNet {shown[-2]} x {shown[-1]} cells of the latent's {cells[0]} x {cells[1]}, and LayerFusion's "
             "masks are of the whole picture (Tiled Diffusion with several tiles, Sliding Window Guidance, context windows): "
-            + _found_on_model(names)
+            + found_on_model(names)
         )
 
 
@@ -88,7 +89,7 @@ def not_called(names: str) -> ValueError:
     """The error for a pass in which the UNet was not called through our wrapper."""
     return ValueError(
         "a node answers for the UNet, replaces its forward or runs its blocks itself (DeepCache and its like), so that "
-        "foreground weights and blending would be left out: " + _found_on_model(names)
+        "foreground weights and blending would be left out: " + found_on_model(names)
     )
 
 
