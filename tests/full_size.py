@@ -1,12 +1,14 @@
-"""Foreground weight files at full size: how long they take to load and bind, and how much memory. Not a pytest test.
+"""LayerDiffuse's weight files at full size: how long they take to load and bind, and how much memory. Not a pytest test.
 
-    COMFYUI_PATH=... python tests/full_size.py [attn] [diffusers-attn] [conv] [diffusers-conv] [--merge] [--folder DIR]
+    COMFYUI_PATH=... python tests/full_size.py [attn] [conv] [fg2ble] [fgble2bg] [bgble2fg] [--merge] [--folder DIR]
+
+Each kind also as diffusers-attn, diffusers-fg2ble and so on: the Diffusers packaging.
 
 Writes a full-shape SDXL UNet (fp16, random numbers, 5.1 GB) and the weight files asked for (0.7 to 3.6 GB each; attn
 when none is named) into a temporary folder (or DIR, where they are kept and reused), then for each file, in a process
 of its own: loads the UNet with the host's loader in fp16 on the CPU, reads the weights, binds them, makes the
-LayerFusion KSampler's difference of them, does it all again at another strength, and with --merge also merges them as
-the stock KSampler would. Prints seconds, how many of them a core worked, and memory: `own` is what the process
+LayerFusion KSampler's difference of them (of foreground weights), does it all again at another strength, and with --merge
+also merges them as the stock KSampler would. Prints seconds, how many of them a core worked, and memory: `own` is what the process
 allocated, `mapped` what it shows of the files (the system may drop that at any time).
 """
 
@@ -22,13 +24,15 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from devtools.pack import register_pack, start_host
 
-KINDS = ("attn", "diffusers-attn", "conv", "diffusers-conv")
+FILES = ("attn", "conv", "fg2ble", "bg2ble", "fgble2bg", "bgble2fg")
+KINDS = (*FILES, *(f"diffusers-{name}" for name in FILES))
 RANK = 256
 SDXL_UNET = dict(
     image_size=32, in_channels=4, out_channels=4, model_channels=320, num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4],
@@ -64,20 +68,33 @@ def file_shapes(kind: str) -> dict[str, tuple[int, ...]]:
         return {f"model.diffusion_model.{key}": shape for key, shape in shapes.items()}
     attention = re.compile(r"\.attn[12]\.to_(q|k|v|out\.0)\.weight$")
     outside_conv = re.compile(r"\.to_[qkv]\.|^time_embed\.|^label_emb\.")
-    if kind.endswith("attn"):
+    in_transformer = re.compile(r"\.1\.(norm|proj_in|proj_out|transformer_blocks)\.")
+    file = kind.removeprefix("diffusers-")
+    if file == "attn":
         chosen = {key: shape for key, shape in shapes.items() if attention.search(key)}
     else:
         chosen = {key: shape for key, shape in shapes.items() if not outside_conv.search(key)}
+    if file.endswith(("2ble", "2bg")):
+        chosen = {key: shape for key, shape in chosen.items() if not in_transformer.search(key)}
+    if channels := conditioned_channels(file):
+        out, _, *sides = chosen["input_blocks.0.0.weight"]
+        chosen["input_blocks.0.0.weight"] = (out, channels, *sides)
     if kind.startswith("diffusers"):
         theirs = {ours: name for name, ours in comfy.utils.unet_to_diffusers(SDXL_UNET).items()}
         return {theirs[key]: shape for key, shape in chosen.items()}
-    if kind == "conv":
+    if file != "attn":
         return {f"diffusion_model.{key}::diff::0": shape for key, shape in chosen.items()}
     halves = {}
     for key, (out, into) in chosen.items():
         halves[f"diffusion_model.{key}::lora::0"] = (out, RANK)
         halves[f"diffusion_model.{key}::lora::1"] = (RANK, into)
     return halves
+
+
+def conditioned_channels(kind: str) -> int:
+    """Channels of the first convolution of a file that is conditioned on layers, 0 for foreground weights."""
+    name = kind.removeprefix("diffusers-")
+    return 0 if name in ("attn", "conv") else 12 if "ble2" in name else 8
 
 
 def write_random(path: Path, shapes: dict[str, tuple[int, ...]], scale: float) -> None:
@@ -121,33 +138,66 @@ class Memory:
             time.sleep(0.02)
 
 
+def run_stage(memory: Memory, name: str, action):
+    """What `action` gives; prints its seconds and the memory after it."""
+    memory.peak = memory.now()[0]
+    start, worked = time.monotonic(), time.process_time()
+    result = action()
+    seconds, worked = time.monotonic() - start, time.process_time() - worked
+    time.sleep(0.05)
+    own, mapped = memory.now()
+    sizes = f"own {own:5.2f} GB (peak {memory.peak:5.2f})   mapped {mapped:5.2f} GB"
+    print(f"  {name:<24}{seconds:7.1f} s ({worked:5.1f} of a core)   {sizes}", flush=True)
+    return result
+
+
+def load_unet(unet: Path):
+    """The MODEL of a checkpoint's UNet, in fp16."""
+    import comfy.sd
+    import torch
+
+    options = {"dtype": torch.float16}
+    return comfy.sd.load_checkpoint_guess_config(str(unet), output_vae=False, output_clip=False, model_options=options)[0]
+
+
+def measure_conditioned(unet: Path, weights: Path, merge: bool, stage) -> None:
+    """As `measure`, for a file that is conditioned on layers, which are random latents of 1024 x 1024 pixels."""
+    import torch
+
+    from layerfusion_pack.layerfusion_core.host.sampling.on_layers import condition_on_layers, load_conditional_weights
+
+    with torch.inference_mode():
+        model = stage("load the SDXL UNet", lambda: load_unet(unet))
+        read = stage("read the weights", lambda: load_conditional_weights(str(weights)))
+        given = {name: {"samples": torch.randn(1, 4, 128, 128)} for name in read.kind.given}
+        conditioned = stage("bind them", lambda: condition_on_layers(model, read, given))
+        print(f"  {len(conditioned.patches)} entries bound, none left over ({read.weights.packaging.value}, {read.kind.name})")
+        read = conditioned = None  # a changed node's outputs are gone before it runs again
+        weaker = stage(
+            "again, strength 0.5", lambda: condition_on_layers(model, load_conditional_weights(str(weights)), given, 0.5)
+        )
+        if merge:
+            stage("merge (stock KSampler)", lambda: weaker.patch_model(device_to=torch.device("cpu")))
+            stage("take back", lambda: weaker.unpatch_model(device_to=torch.device("cpu")))
+
+
 def measure(unet: Path, weights: Path, merge: bool) -> None:
     """Load, bind and (with merge) merge one file; print a line per stage."""
     import_host()
     register_pack()
-    import comfy.sd
     import torch
 
     from layerfusion_pack.layerfusion_core.host.models.foreground import apply_foreground, load_foreground_weights
     from layerfusion_pack.layerfusion_core.host.unet.delta import foreground_delta
 
     memory = Memory()
-
-    def stage(name: str, action):
-        memory.peak = memory.now()[0]
-        start, worked = time.monotonic(), time.process_time()
-        result = action()
-        seconds, worked = time.monotonic() - start, time.process_time() - worked
-        time.sleep(0.05)
-        own, mapped = memory.now()
-        sizes = f"own {own:5.2f} GB (peak {memory.peak:5.2f})   mapped {mapped:5.2f} GB"
-        print(f"  {name:<24}{seconds:7.1f} s ({worked:5.1f} of a core)   {sizes}", flush=True)
-        return result
+    stage = partial(run_stage, memory)
+    if conditioned_channels(weights.stem):
+        measure_conditioned(unet, weights, merge, stage)
+        return
 
     with torch.inference_mode():
-        model = stage("load the SDXL UNet", lambda: comfy.sd.load_checkpoint_guess_config(
-            str(unet), output_vae=False, output_clip=False, model_options={"dtype": torch.float16}
-        )[0])  # fmt: skip
+        model = stage("load the SDXL UNet", lambda: load_unet(unet))
         read = stage("read the weights", lambda: load_foreground_weights(str(weights)))
         foreground = stage("bind them", lambda: apply_foreground(model, read))
         print(f"  {len(foreground.patches)} entries bound, none left over ({read.packaging.value})")
