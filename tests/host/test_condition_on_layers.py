@@ -14,6 +14,7 @@ import torch
 from compat import core
 from runs import NEGATIVE, close, empty_latent, models, prompts, slow, stock
 from safetensors.torch import save_file
+from test_compat_control import apply as controlled
 
 from layerfusion_pack.layerfusion_core.host.models.foreground import ON_LAYERS, apply_foreground
 from layerfusion_pack.layerfusion_core.host.sampling.on_layers import condition_on_layers
@@ -173,6 +174,19 @@ def test_loras_below_and_above_add_up():
     above = tiny.with_deltas(conditioned("fg2ble"), lora)
     found = run(below)
     assert close(run(above), found) and not close(run(conditioned("fg2ble")), found, 1e-2)
+
+
+def test_a_controlnet_acts_beside_the_layers():
+    """As on a model with the weights merged the ordinary way and the layers' convolution written out: it sees 4 channels."""
+    positive, negative = controlled("controlnet", prompts()[1], NEGATIVE)
+    base, kind = models()[0], "fg2ble"
+    plain = {key: value[:, :4] if key == FIRST else value for key, value in differences(kind).items()}
+    written = tiny.with_deltas(base, plain)
+    beside = 0.13025 * LAYERS["foreground"]["samples"].repeat(2, 1, 1, 1)
+    term = torch.nn.functional.conv2d(beside, differences(kind)[FIRST][:, 4:], padding=1)
+    written.set_model_input_block_patch(lambda h, options: h + term if options["block"] == ("input", 0) else h)
+    found = run(conditioned(kind), positive=positive, negative=negative)
+    assert close(found, run(written, positive=positive, negative=negative)) and not close(found, run(conditioned(kind)), 1e-2)
 
 
 def test_areas_take_their_part_of_the_layers():
