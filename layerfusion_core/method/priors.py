@@ -51,13 +51,13 @@ def content_confidence(
     queries = _split_heads(q, heads)
     keys = _split_heads(k[:, :tokens], heads).transpose(2, 3)
     scale = keys.shape[-2] ** -0.5  # 1 / sqrt d
+    queries, keys = queries.flatten(0, 1), keys.flatten(0, 1)  # one product for all samples: their texts are short
     confidence, nothing = queries.new_empty(q.shape[:2]), queries.new_empty(())
     columns = columns if isinstance(columns, slice) else columns.to(q.device)
-    step = _rows_per_chunk(heads, keys.shape[-1], q.device)
-    for b in range(q.shape[0]):
-        for start in range(0, q.shape[1], step):
-            rows = slice(start, start + step)
-            scores = torch.baddbmm(nothing, queries[b, :, rows], keys[b], beta=0, alpha=scale)  # scaled in the product
-            p = torch.softmax(scores, dim=-1)  # (heads, rows, L)
-            torch.mean(p[..., columns], dim=(0, 2), out=confidence[b, rows])
+    step = _rows_per_chunk(len(queries), keys.shape[-1], q.device)
+    for start in range(0, q.shape[1], step):
+        rows = slice(start, start + step)
+        scores = torch.baddbmm(nothing, queries[:, rows], keys, beta=0, alpha=scale)  # scaled in the product
+        p = torch.softmax(scores, dim=-1).unflatten(0, (-1, heads))  # (B, heads, rows, L)
+        torch.mean(p[..., columns], dim=(1, 3), out=confidence[:, rows])
     return confidence
