@@ -21,7 +21,7 @@ from pathlib import Path
 if sys.version_info < (3, 10):
     sys.exit("LayerFusion needs Python 3.10 or newer; this is %d.%d." % sys.version_info[:2])
 
-from devtools import bench, environment, evaluate, hosts, pictures
+from devtools import bench, environment, evaluate, hosts, locales, pictures, schema
 from devtools.console import Problem, say
 
 CHECKOUT = Path(__file__).absolute().parent  # not resolved: a linked checkout belongs to the folder of the link
@@ -30,7 +30,8 @@ CHECKOUT = Path(__file__).absolute().parent  # not resolved: a linked checkout b
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Read the command line: the options of the command and, for ``test``, what goes on to pytest."""
     parser = argparse.ArgumentParser(prog="dev.py", description="Demo, tests and a server for LayerFusion.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | test | serve | evaluate | bench | pictures")
+    commands = parser.add_subparsers(dest="command", required=True,
+                                     metavar="demo | test | serve | evaluate | bench | pictures | schema | locales")
 
     demo = commands.add_parser("demo", help="generate the three layers once and write them to a folder")
     demo.add_argument("--foreground", metavar="TEXT", help='what to cut out, for example "a red apple"')
@@ -53,6 +54,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     evaluate.add_to(commands)
     bench.add_to(commands)
     pictures.add_to(commands)
+    schema.add_to(commands)
+    locales.add_to(commands)
 
     options, rest = parser.parse_known_args(argv)
     if rest and options.command != "test":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..layerfusion_core.host.sampling.conditioning import encode_prompt
+from .schema import node_schema
 
 
 class LayerFusionTextEncode(io.ComfyNode):
@@ -12,10 +13,11 @@ class LayerFusionTextEncode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionTextEncode",
             display_name="LayerFusion Text Encode",
             category="LayerFusion",
+            search_aliases=["layer prompts", "clip text encode", "transparent"],
             description="Encode one prompt per layer for the LayerFusion KSampler.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP of the SDXL checkpoint."),

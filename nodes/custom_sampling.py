@@ -13,6 +13,7 @@ from ..layerfusion_core.method.streams import Layers
 from .floats import finite, float_input
 from .options import Options
 from .per_layer import negative_inputs, scale_inputs
+from .schema import node_schema
 
 
 class LayerFusionGuiderNode(io.ComfyNode):
@@ -20,10 +21,11 @@ class LayerFusionGuiderNode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionGuider",
             display_name="LayerFusion Guider",
             category="LayerFusion",
+            search_aliases=["layer", "transparent", "custom sampler", "cfg guider"],
             description="Guider for SamplerCustomAdvanced. Its latent must come from LayerFusion Stack Latents; Split Latents "
             "takes the result apart.",
             inputs=[
@@ -72,10 +74,11 @@ class LayerFusionStackLatents(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionStackLatents",
             display_name="LayerFusion Stack Latents",
             category="LayerFusion",
+            search_aliases=["layer", "latent batch"],
             description="Prepare a latent for a LayerFusion Guider: one noise for foreground, blended and background. The "
             "last node before the sampler.",
             inputs=[
@@ -98,10 +101,11 @@ class LayerFusionSplitLatents(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionSplitLatents",
             display_name="LayerFusion Split Latents",
             category="LayerFusion",
+            search_aliases=["layer", "latent from batch"],
             description="Take the layers out of what SamplerCustomAdvanced made of stacked latents.",
             inputs=[io.Latent.Input("latent", tooltip="Output of SamplerCustomAdvanced with a LayerFusion Guider.")],
             outputs=[

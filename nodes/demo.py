@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..layerfusion_core.host.models.demo import load_demo
+from .schema import node_schema
 from .transparent import TransparentVae
 
 
@@ -13,10 +14,11 @@ class LayerFusionLoadDemo(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionLoadDemo",
             display_name="Load Demo Models",
             category="LayerFusion",
+            search_aliases=["layer", "transparent", "example", "test models", "no download"],
             description="A miniature SDXL with everything LayerFusion needs, shipped with the pack: everyday things in drawn "
             "places at 256 x 256, e.g. 'a red apple' on 'a wooden table'. Nothing is downloaded.",
             inputs=[],

@@ -11,6 +11,7 @@ from ..layerfusion_core.layers.placing import place
 from ..layerfusion_core.method.streams import Layers
 from .floats import finite, float_input
 from .pictures import check_effects
+from .schema import node_schema
 
 
 def _keep(layer: str) -> io.Float.Input:
@@ -38,10 +39,14 @@ class LayerFusionGivenLayers(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionGivenLayers",
             display_name="LayerFusion Given Layers",
             category="LayerFusion",
+            search_aliases=[
+                "layer", "inpaint", "relight", "harmonize", "background removal", "background replace",
+                "separate layers",
+            ],
             description="Bring layers of your own: paint a scene around a cut-out, place an object in a picture, "
             "harmonise both, or (experimental) take a finished picture apart. For the sampler's latent_image.",
             inputs=[
@@ -91,10 +96,11 @@ class LayerFusionPlaceForeground(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionPlaceForeground",
             display_name="Place Foreground",
             category="LayerFusion",
+            search_aliases=["layer", "cutout", "move", "scale", "transform", "rgba", "png"],
             description="Move and scale a cut-out on a transparent canvas before LayerFusion Encode: the next run then "
             "harmonises it at its new place.",
             inputs=[

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import comfy.sd
 import folder_paths
 from comfy_api.latest import io
@@ -21,10 +19,10 @@ from ..layerfusion_core.host.models.foreground import apply_foreground, load_for
 from ..layerfusion_core.weights.formats import PAGE, WANTED
 from ..layerfusion_core.weights.header import read_header
 from .floats import finite, float_input
+from .schema import node_schema
 
 SAME_AS_BASE = "same as base"
 WEIGHTS = ("foreground weights", WANTED, PAGE)  # for messages about a missing file
-_SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
 
 class LayerFusionLoadModels(io.ComfyNode):
@@ -33,16 +31,16 @@ class LayerFusionLoadModels(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         checkpoints = folder_paths.get_filename_list("checkpoints")
-        return _schema(
+        return node_schema(
             node_id="LayerFusionLoadModels",
             display_name="Load LayerFusion Models",
             category="LayerFusion",
+            search_aliases=["layerdiffuse", "transparent", "load checkpoint", "layer_xl_transparent_attn"],
             description=(
                 "Loads an SDXL checkpoint and LayerDiffuse's foreground weights. The foreground model shares the "
                 "checkpoint's memory, so this costs little more than loading the checkpoint alone. Foreground weights "
                 f"belong into models/layer_model; get {WANTED} from {PAGE}."
             ),
-            search_aliases=["layerdiffuse", "transparent", "load checkpoint", "layer_xl_transparent_attn"],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
@@ -100,16 +98,16 @@ class LayerFusionApplyForeground(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return _schema(
+        return node_schema(
             node_id="LayerFusionApplyForeground",
-            display_name="Apply Foreground Weights",
+            display_name="Apply Foreground Weights (LayerDiffuse)",
             category="LayerFusion",
+            search_aliases=["layerdiffuse", "layer diffusion", "transparent", "layer_xl_transparent_attn"],
             description=(
                 "Turns an SDXL model into a foreground model: it draws the object alone, on grey, ready for the "
                 "transparent VAE. Put LoRAs that both streams should see before this node. Foreground weights belong "
                 f"into models/layer_model; get {WANTED} from {PAGE}."
             ),
-            search_aliases=["layerdiffuse", "transparent", "layer_xl_transparent_attn"],
             inputs=[
                 io.Model.Input("model", tooltip="An SDXL model: the one you connect as base_model, too."),
                 _weights_input(),
@@ -203,11 +201,6 @@ def _weights_input() -> io.Combo.Input:
 
 def _checkpoint_file(name: str | None) -> str | None:
     return folder_paths.get_full_path("checkpoints", name) if name and name != SAME_AS_BASE else None
-
-
-def _schema(**fields) -> io.Schema:
-    """io.Schema without the fields that an older host does not have yet (search_aliases came with 0.10)."""
-    return io.Schema(**{name: value for name, value in fields.items() if name in _SCHEMA_FIELDS})
 
 
 NODES = [LayerFusionLoadModels, LayerFusionApplyForeground]

@@ -9,6 +9,7 @@ from ..layerfusion_core.layers.compositing import difference_map
 from ..layerfusion_core.layers.matching import CLEANLINESS, flattened, match_layers
 from .floats import finite, float_input
 from .pictures import check_pictures
+from .schema import node_schema
 
 
 class LayerFusionMatchLayers(io.ComfyNode):
@@ -16,10 +17,11 @@ class LayerFusionMatchLayers(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionMatchLayers",
             display_name="LayerFusion Match Layers",
             category="LayerFusion",
+            search_aliases=["layer", "shadow", "light", "relight", "harmonize", "decompose", "cutout"],
             description="Makes the layers add up to the blended picture: the foreground gets the colour it has there, and "
             "shadow, glow and reflection become a layer of their own between background and foreground.",
             inputs=[

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..layerfusion_core.method.options import BackgroundMode, LayerFusionOptions, NoiseMode, PriorMode
 from .floats import finite, float_input
 from .per_layer import scale_inputs
+from .schema import node_schema
 
 Options = io.Custom("LAYERFUSION_OPTIONS")
 
@@ -17,10 +18,11 @@ class LayerFusionOptionsNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         default = LayerFusionOptions()
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionOptions",
             display_name="LayerFusion Options",
             category="LayerFusion",
+            search_aliases=["layer", "settings", "blending"],
             description="How the layers exchange information while they are denoised. Without this node the defaults hold.",
             inputs=[
                 io.Combo.Input(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..layerfusion_core.host.unet.stream_patches import STREAMS, limit_patches
+from .schema import node_schema
 
 
 class LayerFusionLimitPatches(io.ComfyNode):
@@ -12,10 +13,11 @@ class LayerFusionLimitPatches(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionLimitPatches",
             display_name="Limit Patches to Layers",
             category="LayerFusion",
+            search_aliases=["ipadapter", "attention mask", "layer"],
             description="Make what a node like IPAdapter does to attention act on chosen layers of a LayerFusion run.",
             inputs=[
                 io.Model.Input("model", tooltip="The model before the node whose patches are to be limited."),

@@ -8,6 +8,7 @@ from ..layerfusion_core.host.sampling.extract import extract_priors
 from ..layerfusion_core.method.map_colors import enlarge, prior_strip
 from .floats import finite, float_input
 from .sampling import Priors
+from .schema import node_schema
 
 LAST = "last self-attention"
 SDXL_BLOCKS = ["input 4", "input 5", "input 7", "input 8", "middle 0", *(f"output {n}" for n in range(6))]
@@ -18,10 +19,11 @@ class LayerFusionExtractPriors(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionExtractPriors",
             display_name="Extract Priors",
             category="LayerFusion",
+            search_aliases=["layer", "attention map", "mask", "saliency"],
             description="Structure and content confidence prior of a foreground latent at one noise level, and their masks.",
             inputs=[
                 io.Model.Input("foreground_model", tooltip="A model with foreground weights."),
@@ -58,10 +60,11 @@ class LayerFusionPreviewPriors(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionPreviewPriors",
             display_name="Preview Priors",
             category="LayerFusion",
+            search_aliases=["layer", "attention map", "mask", "heatmap"],
             description="Structure | content | soft mask | hard mask of one step of a LayerFusion KSampler run, blue = 0, red = 1.",
             inputs=[
                 Priors.Input("priors", tooltip="From the LayerFusion KSampler."),

@@ -11,6 +11,7 @@ from ..layerfusion_core.method.streams import Layers
 from .floats import finite, float_input
 from .options import Options
 from .per_layer import negative_inputs
+from .schema import node_schema
 
 Priors = io.Custom("LAYERFUSION_PRIORS")
 
@@ -20,10 +21,11 @@ class LayerFusionKSampler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionKSampler",
             display_name="LayerFusion KSampler",
             category="LayerFusion",
+            search_aliases=["layer", "transparent", "rgba", "alpha", "cutout", "layerdiffuse"],
             description="Generate a transparent foreground, a clean background and a blended picture in one sampling run.",
             inputs=[
                 io.Model.Input(

@@ -19,6 +19,7 @@ from ..layerfusion_core.method.prior_maps import PriorRecord
 from .floats import finite, float_input
 from .pictures import check_effects, check_pictures
 from .sampling import Priors
+from .schema import node_schema
 
 Layers = io.Custom("LAYERS")
 
@@ -32,10 +33,14 @@ class LayerFusionSaveLayers(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionSaveLayers",
-            display_name="Save Layers",
+            display_name="Save Layers (PNG, PSD, RGBA)",
             category="LayerFusion",
+            search_aliases=[
+                "layer", "transparent", "png", "rgba", "alpha", "psd", "photoshop", "openraster", "ora", "krita",
+                "gimp", "webp", "save image",
+            ],
             description=(
                 "Saves the layers into ComfyUI's output folder: name_00001_foreground.png (with transparency), "
                 "name_00001_background.png and name_00001_blended.png, with the workflow inside; several foregrounds as "
@@ -198,10 +203,11 @@ class LayerFusionComposite(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionComposite",
             display_name="Composite Layers",
             category="LayerFusion",
+            search_aliases=["layer", "alpha over", "blend images", "paste", "rgba"],
             description=(
                 "Lays the transparent foreground over a background (any background of the same size), and shows where "
                 "that differs from the blended picture: shadows, reflections, light."

@@ -28,6 +28,7 @@ from ..layerfusion_core.layers.keep import paste_pixels
 from ..layerfusion_core.vae.decode import ENSEMBLES, effect_warning
 from ..layerfusion_core.vae.encode import OFFSET_SCALE
 from .floats import finite, float_input
+from .schema import node_schema
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +41,11 @@ class LayerFusionLoadTransparentVAE(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         decoders, encoders = transparent_files()
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionLoadTransparentVAE",
             display_name="Load Transparent VAE",
             category="LayerFusion",
+            search_aliases=["layerdiffuse", "transparent", "alpha", "rgba", "vae_transparent_decoder"],
             description=(
                 "Loads the network that turns a foreground latent into colour and alpha. The files belong into "
                 "models/layer_model; they come from LayerDiffusion/layerdiffusion-v1 on Hugging Face."
@@ -100,10 +102,14 @@ class LayerFusionDecode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionDecode",
-            display_name="LayerFusion Decode",
+            display_name="LayerFusion Decode (RGBA, Alpha)",
             category="LayerFusion",
+            search_aliases=[
+                "layerdiffuse decode", "transparent", "rgba", "alpha", "cutout", "vae decode",
+                "png",
+            ],
             description=(
                 "Turns the sampler's latents into pictures: the foreground with real transparency (straight colour), "
                 "its alpha, the background and the blended picture. Warns when the foreground came out opaque."
@@ -239,10 +245,11 @@ class LayerFusionEncode(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionEncode",
-            display_name="LayerFusion Encode",
+            display_name="LayerFusion Encode (Cutout)",
             category="LayerFusion",
+            search_aliases=["layerdiffuse encode", "transparent", "rgba", "alpha", "cutout", "vae encode", "png"],
             description=(
                 "Turns a picture with transparency into a foreground latent: colour is padded under the transparent "
                 "parts, laid over mid-grey and encoded, the way foreground models paint it."

@@ -32,7 +32,7 @@ def test_help_pages_name_every_input(server, nodes, object_info):
 
 
 def test_the_english_texts_for_translators_are_those_of_the_nodes(server, object_info):
-    """If this fails after a change of a text, run devtools/locales.py again."""
+    """If this fails after a change of a text, run dev.py locales."""
     served = server.json("/i18n")["en"]["nodeDefs"]
     for node, texts in locales.english(object_info).items():
         assert served[node] == texts, node

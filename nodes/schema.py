@@ -1,0 +1,14 @@
+"""Node schemas on older and newer hosts."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from comfy_api.latest import io
+
+_FIELDS = {field.name for field in fields(io.Schema)}
+
+
+def node_schema(**values) -> io.Schema:
+    """io.Schema without the fields that an older host does not have yet (search_aliases came with 0.10)."""
+    return io.Schema(**{name: value for name, value in values.items() if name in _FIELDS})
