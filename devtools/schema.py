@@ -19,7 +19,9 @@ from .graph import inputs_of
 FILE = pack.CHECKOUT / "tests" / "schema.json"
 KEPT = ("default", "min", "max", "step", "control_after_generate", "multiline")
 """Of an input's options, those that its values depend on."""
-OF_THE_HOST = {"checkpoint", "foreground_weights", "foreground_checkpoint", "decoder", "encoder", "sampler_name", "scheduler"}
+OF_THE_HOST = {
+    "checkpoint", "foreground_weights", "foreground_checkpoint", "decoder", "encoder", "weights", "sampler_name", "scheduler",
+}  # fmt: skip
 """Inputs whose choices are files of the machine or algorithms of the host."""
 
 

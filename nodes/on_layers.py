@@ -16,6 +16,7 @@ from ..layerfusion_core.host.sampling.on_layers import condition_on_layers, load
 from ..layerfusion_core.weights.conditional import AUTO, FILE, FILES, KINDS
 from ..layerfusion_core.weights.formats import PAGE
 from .floats import finite, float_input
+from .schema import node_schema
 
 WEIGHTS = ("conditional weights", FILE, PAGE)  # for messages about a missing file
 
@@ -25,10 +26,11 @@ class LayerFusionConditionOnLayers(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionConditionOnLayers",
             display_name="LayerFusion Condition on Layers",
             category="LayerFusion",
+            search_aliases=["layerdiffuse", "layer diffusion", "fg2ble", "bg2ble", "fgble2bg", "bgble2fg", "layer"],
             description="LayerDiffuse's own steps, for the stock KSampler: a blended picture around a foreground or in a "
             "background, then the layer that is missing. The weights belong into models/layer_model; get "
             f"{FILES} from {PAGE}.",

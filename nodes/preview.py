@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..layerfusion_core.method.prior_maps import PriorRecord
 from .sampling import Priors
 from .save import Layers, layer_document, layer_pictures, written
+from .schema import node_schema
 
 
 class LayerFusionPreviewLayers(io.ComfyNode):
@@ -17,10 +18,11 @@ class LayerFusionPreviewLayers(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return node_schema(
             node_id="LayerFusionPreviewLayers",
             display_name="Preview Layers",
             category="LayerFusion",
+            search_aliases=["layer", "transparent", "rgba", "preview image"],
             description="Shows the layers as Save Layers does, and keeps nothing: for trials. Its files are temporary.",
             inputs=[
                 io.Image.Input(
