@@ -152,3 +152,17 @@ def test_a_report_asks_for_versions_and_the_record_of_a_run():
     assert "run.json" in fields["run"]["attributes"]["description"] and "docs/compatibility.md" in text(
         ".github/ISSUE_TEMPLATE/idea.yml"
     )
+
+
+def test_the_readme_tells_a_newcomer_what_there_is_in_short():
+    """What comes before the line above the nodes: under 900 words, pictures and links that are there."""
+    readme = text("README.md")
+    first, _, rest = readme.partition("\n---\n")
+    words = re.sub(r"\]\([^)]*\)|[|*#`!\[\]-]", " ", first).split()
+    assert 300 < len(words) < 900
+    headings = re.findall(r"^## (.+)$", first, re.MULTILINE)
+    assert headings == ["Install", "Which checkpoints", "Memory and time", "First run", "Your own layers", "Limits"]
+    assert re.findall(r"^## (.+)$", rest, re.MULTILINE)[0] == "Nodes"
+    links = [bracketed or plain for bracketed, plain in re.findall(r"\]\((?:<([^>]+)>|([^)\s]+))\)", readme)]
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (CHECKOUT / link.split("#")[0]).is_file()] == []
