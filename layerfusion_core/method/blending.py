@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .masks import Masks, surround_mask
+from .masks import Masks, resize_map, surround_mask
 from .options import BackgroundMode, LayerFusionOptions, PriorMode
 from .prior_maps import Grid, PriorMaps
 from .streams import StreamLayout
@@ -161,6 +161,7 @@ class Blending:
     def surround(self, maps: PriorMaps) -> Tensor:
         """`surround_mask` of the last block for N samples, (N, M)."""
         grid, each = maps.grids[maps.last], (-1, self.layout.foreground_count)
-        content, region = maps.content_of(maps.last).float().unflatten(0, each), maps.region_on(grid)
+        structure = resize_map(maps.structure.float(), maps.structure_grid, grid).unflatten(0, each)
+        soft, region = maps.soft(grid)[maps.on(grid).index(maps.last)].unflatten(0, each), maps.region_on(grid)
         region = None if region is None else region.unflatten(0, each)
-        return surround_mask(content, grid, self.options.hardness, region)
+        return surround_mask(structure, soft, grid, self.options.hardness, region)

@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+REACH = 1 / 8  # of the longer side: how far from an object its shadow and light may be, for `surround_mask`
+FAINT = 0.25  # soft mask of the faintest part that `surround_mask` takes for object
+
 
 class Masks(NamedTuple):
     """The masks of one transformer block for N samples of K foregrounds, each in [0, 1].
@@ -119,11 +122,24 @@ def grow(masks: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
 
 
 def surround_mask(
-    content: torch.Tensor, grid: tuple[int, int], hardness: float, region: torch.Tensor | None = None
+    structure: torch.Tensor, soft: torch.Tensor, grid: tuple[int, int], hardness: float, region: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The object, glass or not, with what surrounds it closely: the grown hard mask of the content confidence alone.
+    """The object with the light and shadow that it throws: 1 up to `REACH` around it, then falling to 0. (G, K, M) -> (G, M).
 
-    content: c (G, K, M) on `grid` (h, w); region: (G, K, M), see `norm`; returns (G, M). Not in the paper. The structure
-    prior has no part in it, for it does not see glass, and what this mask misses of an object is shared with the background.
+    structure, soft: s' and mask_soft on `grid` (h, w); region: (G, K, M), see `norm`. Not in the paper. What this mask misses
+    of an object, the background shares; so whatever one of the two shows counts, cut where it is more than canvas: s' is the
+    whole silhouette, the soft mask also holds faint parts. On the border s' lights up without an object (Fig. 2).
     """
-    return grow(hard_mask(norm(content, region), hardness), grid)
+    silhouette = hard_mask(norm(_without_border(structure, grid), region), hardness)
+    found = torch.maximum(silhouette, torch.sigmoid(hardness * (soft - FAINT))).amax(dim=-2)
+    reach = max(1, round(REACH * max(grid)))
+    slope = max(1, reach // 2)
+    wide = F.max_pool2d(found.reshape(-1, 1, *grid), 2 * (reach + slope) + 1, stride=1, padding=reach + slope)
+    return F.avg_pool2d(wide, 2 * slope + 1, stride=1, padding=slope, count_include_pad=False).reshape(found.shape)
+
+
+def _without_border(x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """(G, K, M) with the outermost ring of tokens taking the values of the next one; a grid without such a one as it is."""
+    if min(grid) < 3:
+        return x
+    return F.pad(x.unflatten(-1, grid)[..., 1:-1, 1:-1], (1, 1, 1, 1), mode="replicate").flatten(-2)

@@ -19,6 +19,7 @@ from .equations import (
     resize_structure,
     soft_mask,
     structure_prior,
+    surround,
 )
 from .pipeline import Evaluation, Options, Prompt, Prompts, layerfusion
 from .sampling import SAMPLERS, Schedule
@@ -50,6 +51,7 @@ __all__ = [
     "resize_structure",
     "soft_mask",
     "structure_prior",
+    "surround",
     "to_diffusers",
     "to_ldm",
     "walk_unet",

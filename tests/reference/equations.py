@@ -6,6 +6,7 @@ a an attention output. N images, H heads, M spatial tokens, K context tokens, D 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -109,13 +110,32 @@ def blend(
     return Streams(*(torch.lerp(old, new, g) for old, new in zip(a, (fg, bl, bg), strict=True)))
 
 
-def one_scene(predictions: Streams, content: Tensor, grid: tuple[int, int], hardness: float, g: float) -> Streams:
-    """Outside the object's surround m, BL and BG both predict their mean: x0 (N, C, h, w) each, content (N, M) on `grid`.
+def surround(structure: Tensor, soft: Tensor, grid: tuple[int, int], hardness: float) -> Tensor:
+    """The object and an eighth of the canvas around it, with a soft edge: s' and mask_soft (N, h * w) -> (N, h * w).
 
-    m = sigmoid(d (norm(content) grown by a token - 0.5)), brought to (h, w) by bilinear interpolation.
+    The object is where s' is above a half or mask_soft above a quarter; the border of s' is taken from beside it.
     """
-    m = torch.sigmoid(hardness * (grow(norm(content), grid) - 0.5)).reshape(-1, 1, *grid)
-    m = F.interpolate(m, predictions.blended.shape[-2:], mode="bilinear")
+    height, width = grid
+    rows, columns = torch.arange(height).clamp(1, height - 2), torch.arange(width).clamp(1, width - 2)
+    s = structure.reshape(-1, height, width)[:, rows][:, :, columns].reshape(len(structure), -1)
+    found = torch.maximum(hard_mask(norm(s), hardness), torch.sigmoid(hardness * (soft - 0.25)))
+    reach = max(1, round(max(grid) / 8))
+    slope = max(1, reach // 2)
+
+    def around(image: Tensor, i: int, j: int, r: int) -> Tensor:
+        return image[:, max(0, i - r) : i + r + 1, max(0, j - r) : j + r + 1].flatten(1)
+
+    def each(value: Callable[[int, int], Tensor]) -> Tensor:
+        return torch.stack([value(i, j) for i in range(height) for j in range(width)], dim=1).reshape(-1, *grid)
+
+    image = found.reshape(-1, *grid)
+    wide = each(lambda i, j: around(image, i, j, reach + slope).amax(dim=1))
+    return each(lambda i, j: around(wide, i, j, slope).mean(dim=1)).reshape(len(structure), -1)
+
+
+def one_scene(predictions: Streams, around: Tensor, grid: tuple[int, int], g: float) -> Streams:
+    """Outside the object's surround m, BL and BG both predict their mean: x0 (N, C, h, w) each, m (N, M) on `grid`."""
+    m = F.interpolate(around.reshape(-1, 1, *grid), predictions.blended.shape[-2:], mode="bilinear")
     mean = (predictions.blended + predictions.background) / 2
     bl, bg = (x0 + g * (x0 * m + mean * (1 - m) - x0) for x0 in (predictions.blended, predictions.background))
     return Streams(predictions.foreground, bl, bg)

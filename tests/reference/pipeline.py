@@ -18,6 +18,7 @@ from .equations import (
     resize_structure,
     soft_mask,
     structure_prior,
+    surround,
 )
 from .sampling import SAMPLERS, Schedule
 from .walk import AttentionOutput, Walk, advance, walk_unet
@@ -184,14 +185,13 @@ class LayerFusionModel:
         return self.one_scene(x - sigma * noise)
 
     def one_scene(self, predictions: Tensor) -> Tensor:
-        """Background mode one_scene on the guided predictions (3, N, 4, h, w), by the last block's content confidence."""
-        content = self.record[-1].content
-        if self.options.background_mode != "one_scene" or not content:
+        """Background mode one_scene on the guided predictions (3, N, 4, h, w), by the priors at the last block."""
+        now, options = self.record[-1], self.options
+        if options.background_mode != "one_scene" or not now.soft:
             return predictions
-        last = content[next(reversed(content))]  # (N, h', w')
-        options, grid = self.options, tuple(last.shape[-2:])
-        new = one_scene(Streams(*predictions), last.flatten(1), grid, options.hardness, options.strength)
-        return torch.stack(new)
+        soft = now.soft[next(reversed(now.soft))]  # (N, h', w'), on the grid of the last self-attention
+        around = surround(now.structure.flatten(1), soft.flatten(1), soft.shape[-2:], options.hardness)
+        return torch.stack(one_scene(Streams(*predictions), around, soft.shape[-2:], options.strength))
 
     def blended(self, walks: Callable[[Streams], Streams]) -> tuple[list[Tensor], list[Tensor] | None]:
         """Noise predictions of the positive and the negative prompts, blended by the same masks."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from reference import (
     resize_structure,
     soft_mask,
     structure_prior,
+    surround,
 )
 
 
@@ -121,14 +121,23 @@ def test_strength_moves_every_stream_from_its_own_output_to_the_full_update(mode
 
 def test_one_scene_takes_the_mean_of_the_predictions_away_from_the_object():
     predictions = Streams(*(torch.full((1, 4, 12, 2), value) for value in (8.0, 4.0, 0.0)))
-    content = torch.full((1, 6), 0.2)
-    content[0, 0] = 0.3  # the first of 6 x 1 tokens; grown, of the first two
-    near, far = (1 / (1 + math.exp(-100 * (x - 0.5))) for x in (1.0, 0.0))
-    fg, bl, bg = one_scene(predictions, content, (6, 1), 100.0, 0.5)
+    around = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0, 0.0]])  # 6 x 1 tokens
+    fg, bl, bg = one_scene(predictions, around, (6, 1), 0.5)
     assert torch.equal(fg, predictions.foreground)
-    for rows, m in ((slice(0, 3), near), (slice(5, 12), far)):
+    for rows, m in ((slice(0, 3), 1.0), (slice(5, 12), 0.0)):
         torch.testing.assert_close(bl[:, :, rows], torch.full_like(bl[:, :, rows], 3.0 + m))  # half way to 2 + 2 m
         torch.testing.assert_close(bg[:, :, rows], torch.full_like(bg[:, :, rows], 1.0 - m))
+
+
+def test_an_objects_surround_reaches_an_eighth_of_the_canvas_and_ends_softly():
+    structure, soft = torch.zeros(3, 16, 16), torch.zeros(3, 16, 16)
+    structure[0, 8, 3] = structure[1, :, 0] = structure[1, 8, 15] = structure[1, 8, 14] = 1.0  # the second: a lit border, too
+    soft[2, 8, 3] = 0.5
+    found = surround(structure.flatten(1), soft.flatten(1), (16, 16), 1000.0).unflatten(-1, (16, 16))
+    ramp = torch.tensor([1.0, 1, 1, 1, 1, 1, 2 / 3, 1 / 3, 0, 0, 0, 0, 0, 0, 0, 0])
+    torch.testing.assert_close(found[0, 8], ramp)
+    torch.testing.assert_close(found[2], found[0])
+    torch.testing.assert_close(found[1, 8], torch.tensor([0.0] * 10 + [1 / 3, 2 / 3, 1, 1, 1, 1]))
 
 
 def test_an_unknown_mode_is_refused():

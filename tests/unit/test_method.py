@@ -247,14 +247,17 @@ def test_predictions_are_one_scene_away_from_the_object():
     assert blend_predictions(x0.half(), surround, layout).dtype == torch.float16
 
 
-def test_surround_is_the_grown_hard_mask_of_content_alone():
-    content = torch.tensor([[[0.2, 0.2, 0.2, 0.5, 1.2], [0.2, 0.2, 0.2, 0.2, 0.3]]])  # the second has its object at the end
-    around = surround_mask(content, (1, 5), 10.0)
-    assert torch.allclose(around, torch.sigmoid(torch.tensor([[-5.0, -5.0, -2.0, 5.0, 5.0]])))
-    assert torch.allclose(around, grow(hard_mask(norm(content), 10.0), (1, 5)))
-    region = torch.tensor([[[1.0, 1, 1, 0, 0], [0, 0, 0, 1, 1]]])  # the first now has nothing to be found
-    bounded = surround_mask(content, (1, 5), 10.0, region)
-    assert torch.allclose(bounded, torch.sigmoid(torch.tensor([[-5.0, -5.0, -5.0, 5.0, 5.0]])))
+def test_surround_is_the_object_by_either_prior_with_what_lies_beside_it():
+    structure, soft, region = torch.zeros(3, 2, 16, 16), torch.zeros(3, 2, 16, 16), torch.ones(3, 2, 16, 16)
+    structure[0, 0, 8, 3] = structure[2, 0, 8, 3] = structure[2, 0, 8, 12] = structure[1, :, 0] = structure[1, :, :, 15] = 1.0
+    soft[1, 1, 8, 3] = 0.5
+    region[2, 0, :, :8] = 0.0
+    found = surround_mask(*(x.flatten(2) for x in (structure, soft)), (16, 16), 1000.0, region.flatten(2)).unflatten(1, (16, 16))
+    ramp = torch.tensor([1.0, 1, 1, 1, 1, 1, 2 / 3, 1 / 3, 0, 0, 0, 0, 0, 0, 0, 0])
+    assert torch.allclose(found[0, 8], ramp, atol=1e-4), "an eighth of the side, then a soft edge"
+    assert torch.allclose(found[1], found[0], atol=1e-4), "by the soft mask of another object; the lit border is none"
+    assert torch.allclose(found[2, 8], ramp.flip(0).roll(0), atol=1e-4), "what lies outside an object's region is none"
+    assert torch.equal(surround_mask(torch.rand(1, 1, 4), torch.ones(1, 1, 4), (2, 2), 10.0) > 0.99, torch.ones(1, 4) > 0)
 
 
 def test_layout_stacks_and_splits():
