@@ -52,14 +52,13 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
         raise Problem("--evidence fixes models, prompts and settings; leave out --models, --prompts and --steps.")
     out = options.out.absolute()
     if options.votes:
-        _script(checkout, "study.py", str(out), "--votes", *map(str, options.votes))
+        _script(checkout, "study", str(out), "--votes", *map(str, options.votes))
         say((out / "votes.md").read_text(encoding="utf-8"))
         return 0
     out.mkdir(parents=True, exist_ok=True)
     (out / ".gitignore").write_text("*\n", encoding="utf-8")
     count = options.n or (QUICK_PAIRS if options.quick else PAIRS)
-    command = [sys.executable, str(checkout / "evaluation" / "run.py"), "--host", str(host), "--out", str(out),
-               "--models", options.models]
+    command = [*_part(checkout, "run", host), "--out", str(out), "--models", options.models]
     if options.evidence:
         command += ["--plan", "quick" if options.quick else "full"]
     else:
@@ -75,12 +74,13 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
     _work(command, jobs, out)
     if options.evidence:
         _evidence(checkout, host, out, options.quick)
-    _script(checkout, "report.py", str(out))
+    if not options.evidence:
+        _script(checkout, "report", str(out))
     if options.metrics:
-        _script(checkout, "table1.py", str(out), "--metrics", str(options.metrics.absolute()))
+        _script(checkout, "table1", str(out), "--metrics", str(options.metrics.absolute()))
         say((out / "table1.md").read_text(encoding="utf-8"))
     if options.study:
-        _script(checkout, "study.py", str(out), "--methods", options.methods, "--pairs", str(options.study))
+        _script(checkout, "study", str(out), "--methods", options.methods, "--pairs", str(options.study))
         say(f"  {out / 'study' / 'index.html'}")
     say((out / "table.md").read_text(encoding="utf-8"))
     say(f"{time.monotonic() - started:.0f} s")
@@ -92,18 +92,23 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
 def _evidence(checkout: Path, host: Path, out: Path, quick: bool) -> None:
     """What the page needs beside the trios, and the page: in docs, or, being quick, in the results' folder."""
     few = ["--n", "3"] if quick else []
-    for name in ("alpha_truth.py", "priors_figure.py"):
-        _script(checkout, name, "--host", str(host), "--out", str(out), *few)
-    _script(checkout, "truth.py", str(out), *(["--quick"] if quick else []))
+    for name in ("decode_truth", "priors_figure"):
+        _script(checkout, name, "--out", str(out), *few, host=host)
+    _script(checkout, "truth", str(out), *(["--quick"] if quick else []))
     page = checkout / "docs" / "evidence.md"
-    _script(checkout, "evidence_page.py", str(out), "--page", str(page), *(["--to", str(out / "page")] if quick else []))
+    _script(checkout, "report", str(out), "--page", str(page), *(["--to", str(out / "page")] if quick else []))
     say(f"  {(out / 'page' if quick else checkout / 'docs') / page.name}")
 
 
-def _script(checkout: Path, name: str, *arguments: str) -> None:
-    """Run a script of the evaluation to its end; Problem if it fails."""
-    done = subprocess.run([sys.executable, str(checkout / "evaluation" / name), *arguments], env=_variables(),
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+def _part(checkout: Path, name: str, host: Path | None = None) -> list[str]:
+    """The command that runs a part of the evaluation, on a host where it needs one."""
+    return [sys.executable, str(checkout / "evaluation"), *(["--host", str(host)] if host else []), name]
+
+
+def _script(checkout: Path, name: str, *arguments: str, host: Path | None = None) -> None:
+    """Run a part of the evaluation to its end; Problem if it fails."""
+    done = subprocess.run([*_part(checkout, name, host), *arguments], env=_variables(), stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, errors="replace")
     if done.returncode:
         raise Problem(f"{name} failed:\n" + "\n".join(done.stdout.splitlines()[-12:]))
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from ..layerfusion_core.host.sampling.conditioning import EOS_KEY, encode_prompt
 from ..layerfusion_core.host.sampling.ksampler import sample_layers
 from ..layerfusion_core.layers.compositing import alpha_over
-from ..layerfusion_core.layers.measures import mask_flicker
 from ..layerfusion_core.method.options import LayerFusionOptions
 from ..layerfusion_core.method.prior_maps import PriorRecord
 from ..layerfusion_core.method.streams import Layers
 from .experiments import BLENDINGS, WORDS, with_words
+from .measures import mask_flicker
 from .methods import Method
 from .models import Models, Settings
 from .prompts import Pair

@@ -72,11 +72,8 @@ def demo_lines(count: int = DEMO_PAIRS) -> list[str]:
     return list(lines)
 
 
-def write_demo(path: Path = FOLDER / "demo.txt") -> None:
+def main(argv: list[str] | None = None, path: Path = FOLDER / "demo.txt") -> int:
     """Write prompts/demo.txt."""
-    head = "# Made by evaluation/prompts.py (python evaluation/prompts.py). foreground | background\n"
+    head = "# Made by evaluation/prompts.py (python evaluation prompts). foreground | background\n"
     path.write_text(head + "\n".join(demo_lines()) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    write_demo()
+    return 0

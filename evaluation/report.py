@@ -1,55 +1,102 @@
-"""Write table.md, table.csv and index.html of the results in a folder.
+"""Write table.md, table.csv and index.html of the results in a folder, and fill in a page of the documentation.
 
-    python evaluation/report.py DIR [--pairs N]
-    python evaluation/report.py DIR --sheet FILE --methods adapt,adapt_self --rows 0,3     only a picture of these
+    python evaluation report DIR [--pairs N]
+    python evaluation report DIR --page docs/evidence.md [--to FOLDER]
+
+The page holds `<!-- table NAME -->` and `<!-- end -->`; what stands between them is replaced. Pictures go beside it.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
-import sys
+import re
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent
-PACKAGE = "layerfusion_evaluation"
+from . import page, plan, results, table
+
+MARK = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MADE = ("alpha", "priors", "accuracy", "light")  # tables that other parts have written
+SHEETS = {  # picture: methods, pairs
+    "evidence-modes.jpg": ((*plan.MODES,), (60, 61, 62, 63)),
+    "evidence-strength.jpg": (("share", "x_no_feedback", "end_50", "self_only"), (0, 1, 2)),
+    "evidence-noise.jpg": (("share", "noise", "background_prompt"), (0, 1, 2)),
+    "evidence-maps.jpg": (("share", "x_words", "x_structure_only", "x_content_only"), (0, 1, 2)),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--pairs", type=int, default=40, help="pairs whose pictures go into the page")
-    parser.add_argument("--sheet", type=Path)
-    parser.add_argument("--methods", default="independent,adapt")
-    parser.add_argument("--rows", default="0,1,2,3")
+    parser.add_argument("--pairs", type=int, default=40, help="pairs whose pictures go into index.html")
+    parser.add_argument("--page", type=Path)
+    parser.add_argument("--to", type=Path, help="folder of the filled page; default: the page itself is changed")
     options = parser.parse_args(argv)
-    page, results, table = (part(name) for name in ("page", "results", "table"))
-    if options.sheet:
-        rows = [int(index) for index in options.rows.split(",")]
-        page.sheet(options.out, options.methods.split(","), rows).save(options.sheet, quality=80)
-        return 0
-    rows = results.latest(options.out)
+    out, rows = options.out, merged(options.out)
     if not rows:
-        parser.error(f"{options.out} holds no results")
-    text = table.markdown(rows) + "\n" + table.markdown(rows, table.MORE_COLUMNS)
-    (options.out / "table.md").write_text(text, encoding="utf-8")
-    (options.out / "table.csv").write_text(table.as_csv(rows), encoding="utf-8")
-    page.write(options.out, rows, "LayerFusion: measured", options.pairs)
+        parser.error(f"{out} holds no results")
+    if options.page:
+        folder = options.to or options.page.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        filled = fill(options.page.read_text(encoding="utf-8"), tables(out, rows))
+        (folder / options.page.name).write_text(filled, encoding="utf-8")
+        pictures(out, folder)
+    names = table.present(rows)
+    head = "setting" + _counted(rows, names)
+    found = [table.of_methods(rows, names, columns, head) for columns in (table.COLUMNS, table.MORE_COLUMNS)]
+    (out / "table.md").write_text("\n".join(found), encoding="utf-8")
+    (out / "table.csv").write_text(table.as_csv(rows), encoding="utf-8")
+    text = page.document(out, "LayerFusion: measured", found, rows, names, options.pairs)
+    (out / "index.html").write_text(text, encoding="utf-8")
     return 0
 
 
-def part(name: str):
-    """A module of this folder, loaded as a package; none but run.py needs the host."""
-    if PACKAGE not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            PACKAGE, FOLDER / "__init__.py", submodule_search_locations=[str(FOLDER)]
-        )
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[PACKAGE] = module
-        spec.loader.exec_module(module)
-    return importlib.import_module(f"{PACKAGE}.{name}")
+def _counted(rows: list[dict], names: list[str]) -> str:
+    counts = sorted({sum(row["method"] == name for row in rows) for name in names})
+    return f" ({' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} pairs)"
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def merged(out: Path) -> list[dict]:
+    """The results with what `truth` says of them, where it was asked."""
+    judged = {(row["key"], row["method"], row["index"]): row for row in results.read(out, file=results.TRUTH)}
+    return [{**row, **judged.get((row["key"], row["method"], row["index"]), {})} for row in results.latest(out)]
+
+
+def tables(out: Path, rows: list[dict]) -> dict[str, str]:
+    """Every table of the page by name; a table without results says so."""
+    found = {question.name: answer(rows, question) for question in plan.QUESTIONS}
+    for name in MADE:
+        path = out / f"{name}.md"
+        found[name] = path.read_text(encoding="utf-8") if path.is_file() else "not made yet\n"
+    return found
+
+
+def answer(rows: list[dict], question: plan.Question) -> str:
+    """The table of a question, over the pairs that all its methods have."""
+    by_method = {name: {row["index"] for row in rows if row["method"] == name} for name in question.methods}
+    glass = {row["index"]: "glass" in row["foreground"].split() for row in rows}
+    pairs = {index for index in set.intersection(*by_method.values())
+             if index >= question.skip and question.glass in (None, glass[index])}  # fmt: skip
+    if not pairs:
+        return "not made yet\n"
+    head = f"setting (the same {len(pairs)} pairs)" + (f"; differences to {question.against}" if question.against else "")
+    columns = [table.KNOWN[key] for key in question.columns]
+    return table.of_methods([row for row in rows if row["index"] in pairs], question.methods, columns, head, question.against)
+
+
+def fill(text: str, found: dict[str, str]) -> str:
+    """A page with the text between each pair of marks replaced. ValueError for a mark without a table, or the reverse."""
+    named = [match[2] for match in MARK.finditer(text)]
+    if sorted(named) != sorted(found):
+        raise ValueError(f"the page has places for {', '.join(sorted(named))}; there are tables {', '.join(sorted(found))}")
+    return MARK.sub(lambda match: match[1] + found[match[2]] + match[3], text)
+
+
+def pictures(out: Path, folder: Path) -> None:
+    """Write the sheets whose pictures are there, and the figure of the priors."""
+    for name, (methods, pairs) in SHEETS.items():
+        there = [index for index in pairs if all(page.strip(out, method, index) for method in methods)]
+        if there:
+            page.save(page.sheet(out, methods, there), folder / name)
+    figure = out / "evidence-priors.jpg"
+    if figure.is_file():
+        (folder / figure.name).write_bytes(figure.read_bytes())

@@ -7,19 +7,21 @@ import math
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 LINES = "results.jsonl"
+TRUTH = "truth.jsonl"  # what `truth` adds
 STREAMS = ("foreground", "background", "blended")
 
 
-def read(out: Path, key: str | None = None) -> list[dict]:
-    """The lines in `out`, the last of each pair and method; `key`: only those made with these weights and settings.
+def read(out: Path, key: str | None = None, file: str = LINES) -> list[dict]:
+    """The lines of a file in `out`, the last of each pair and method; `key`: only those made with these weights and settings.
 
     A line that a killed run left unfinished is passed over.
     """
     found: dict[tuple, dict] = {}
-    path = out / LINES
+    path = out / file
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
@@ -36,14 +38,14 @@ def latest(out: Path) -> list[dict]:
     return [row for row in rows if row["key"] == rows[-1]["key"]]
 
 
-def append(out: Path, rows: list[dict]) -> None:
-    """Add lines; NaN becomes null. One write, so that workers do not mix their lines."""
+def append(out: Path, rows: list[dict], file: str = LINES) -> None:
+    """Add lines to a file; NaN becomes null. One write, so that workers do not mix their lines."""
     text = "".join(json.dumps({k: _plain(v) for k, v in row.items()}) + "\n" for row in rows)
-    path = out / LINES
+    path = out / file
     if path.is_file() and not path.read_bytes().endswith(b"\n"):
         text = "\n" + text  # behind a line that a killed run left unfinished
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
+    with path.open("a", encoding="utf-8") as opened:
+        opened.write(text)
 
 
 def _plain(value):
@@ -71,3 +73,8 @@ def load_picture(out: Path, method: str, index: int, stream: str) -> np.ndarray:
         return np.asarray(image, dtype=np.float32) / 255.0
 
 
+def load_trios(out: Path, method: str, indices: list[int]) -> list[torch.Tensor]:
+    """Foregrounds (N, H, W, 4), backgrounds and blended pictures (N, H, W, 3) of some pairs."""
+    return [
+        torch.stack([torch.from_numpy(load_picture(out, method, index, stream)) for index in indices]) for stream in STREAMS
+    ]

@@ -1,8 +1,8 @@
 """Make and measure trios in process on a ComfyUI host; resumes where an earlier run stopped.
 
-    python evaluation/run.py --host ~/comfy/ComfyUI --out DIR [--models demo|DIR] [--methods main|all|A,B] [--n N]
+    python evaluation --host ~/comfy/ComfyUI run --out DIR [--models demo|DIR] [--methods main|all|A,B] [--n N]
 
-`python dev.py evaluate` finds the host and the environment, starts one or more of these and writes the report.
+`python dev.py evaluate` starts one or more of these and writes the report.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ import dataclasses
 import hashlib
 import json
 import logging
-import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+import torch
+from comfy import utils
 
-from devtools.pack import register_pack, start_host
+from . import generate, measures, methods, models, plan, prompts, results
 
 log = logging.getLogger("layerfusion.evaluation")
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--host", type=Path, required=True, help="folder of a ComfyUI")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--models", default="demo")
     parser.add_argument("--prompts", type=Path, help="default: prompts/demo.txt, for other models prompts/real.txt")
@@ -36,19 +35,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--plan", choices=["full", "quick"], help="methods, pairs and settings of docs/evidence.md")
     parser.add_argument("--batch", type=int, default=10, help="trios that are sampled together")
     parser.add_argument("--shard", default="1/1", help="I/N: only every N-th batch, from the I-th")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> int:
-    options = parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    start_host(options.host)
-    register_pack()
-    import torch
-    from comfy import utils
-
-    from layerfusion_pack.evaluation import generate, methods, models, plan, prompts, results
-
+    options = parser.parse_args(argv)
     utils.set_progress_bar_enabled(False)
     settings = models.default_settings(options.models)
     default = prompts.FOLDER / ("demo.txt" if models.is_demo(options.models) else "real.txt")
@@ -82,16 +69,14 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def run_key(weights: str, settings) -> str:
+def run_key(weights: str, settings: models.Settings) -> str:
     """Identity of weights and settings; lines with another key are not mixed with these."""
     text = weights + json.dumps(dataclasses.asdict(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def run_batch(out: Path, key: str, maker, method, pairs: list) -> None:
+def run_batch(out: Path, key: str, maker: generate.Generator, method: methods.Method, pairs: list[prompts.Pair]) -> None:
     """Make, save and measure one batch with one method."""
-    from layerfusion_pack.evaluation import methods, results
-
     if method.name == methods.SEQUENTIAL:
         trios = _saved(out, pairs).pasted()
     else:
@@ -112,34 +97,18 @@ def run_batch(out: Path, key: str, maker, method, pairs: list) -> None:
     log.info("%s: %d pairs from %d, %.1f s each", method.label, len(pairs), pairs[0].index, trios.seconds)
 
 
-def measure(trios, alone) -> dict:
+def measure(trios: generate.Trios, alone: torch.Tensor) -> dict[str, torch.Tensor]:
     """All measures of a batch; alone: alpha of the foreground sampled without the other streams."""
-    from layerfusion_pack.layerfusion_core.layers import measures
-
     found = measures.layer_measures(trios.foreground, trios.alpha, trios.background, trios.blended)
     return {**found, "alpha_iou": measures.soft_iou(trios.alpha, alone), "flicker": trios.flicker}
 
 
-def _saved(out: Path, pairs: list):
+def _saved(out: Path, pairs: list[prompts.Pair]) -> generate.Trios:
     """The unblended trios of `pairs`, which every run makes first."""
-    import torch
-
-    from layerfusion_pack.evaluation import generate, methods, results
-
-    def load(stream):
-        found = [results.load_picture(out, methods.INDEPENDENT, pair.index, stream) for pair in pairs]
-        return torch.stack([torch.from_numpy(picture) for picture in found])
-
-    rgba = load("foreground")
+    rgba, background, blended = results.load_trios(out, methods.INDEPENDENT, [pair.index for pair in pairs])
     nothing = torch.full((len(pairs),), torch.nan)
-    return generate.Trios(rgba[..., :3], rgba[..., 3], load("background"), load("blended"), nothing, 0.0, 0.0)
+    return generate.Trios(rgba[..., :3], rgba[..., 3], background, blended, nothing, 0.0, 0.0)
 
 
-def _numpy(*parts):
-    import torch
-
+def _numpy(*parts: torch.Tensor):
     return torch.cat([part.float().cpu() for part in parts], dim=-1).numpy()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

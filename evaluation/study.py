@@ -1,7 +1,7 @@
 """A preference study as in the paper: two pages that ask for 1 to 5, and what the votes they collect say.
 
-    python evaluation/study.py DIR --methods adapt,share [--pairs N]      writes DIR/study and DIR/study-key.json
-    python evaluation/study.py DIR --votes FILE [FILE ...]                writes DIR/votes.md
+    python evaluation study DIR --methods adapt,share [--pairs N]      writes DIR/study and DIR/study-key.json
+    python evaluation study DIR --votes FILE [FILE ...]                writes DIR/votes.md
 
 Give people the folder `study` (open index.html); the pages work from disk, name no method, and save a file of votes. The
 key stays with you.
@@ -10,16 +10,15 @@ key stays with you.
 from __future__ import annotations
 
 import argparse
-import base64
 import hashlib
-import io
 import json
-import sys
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
-from report import part
+
+from . import methods as known
+from . import page, results
+from .table import bootstrap, cell, markdown
 
 PAGES = Path(__file__).resolve().parent / "study"
 KEY = "study-key.json"
@@ -39,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.votes:
             (options.out / "votes.md").write_text(summary(options.out, options.votes), encoding="utf-8")
         else:
-            write(options.out, [method.name for method in part("methods").select(options.methods)], options.pairs)
+            write(options.out, [method.name for method in known.select(options.methods)], options.pairs)
     except ValueError as error:
         parser.error(str(error))
     return 0
@@ -47,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def write(out: Path, methods: list[str], pairs: int) -> None:
     """Write the two pages with the first `pairs` pairs that all methods have, and the key. ValueError if there is none."""
-    rows = {(row["method"], row["index"]): row for row in part("results").latest(out)}
+    rows = {(row["method"], row["index"]): row for row in results.latest(out)}
     indices = set.intersection(*({index for method, index in rows if method == name} for name in methods))
     picked = sorted(indices)[:pairs]
     if not picked:
@@ -66,26 +65,21 @@ def write(out: Path, methods: list[str], pairs: int) -> None:
     words = {"@COUNT@": str(len(items)), "@MINUTES@": str(max(1, round(len(items) * SECONDS / 60))), "@STUDY@": data}
     folder = out / "study"
     folder.mkdir(parents=True, exist_ok=True)
-    for page in sorted(PAGES.glob("*.html")):
-        text = page.read_text(encoding="utf-8")
+    for file in sorted(PAGES.glob("*.html")):
+        text = file.read_text(encoding="utf-8")
         for word, value in words.items():
             text = text.replace(word, value)
-        (folder / page.name).write_text(text, encoding="utf-8")
+        (folder / file.name).write_text(text, encoding="utf-8")
     (out / KEY).write_text(json.dumps({"study": study, "items": key}, indent=1), encoding="utf-8")
 
 
 def _pictures(out: Path, method: str, index: int) -> dict[str, str]:
     """The three pictures as data addresses; the foreground lies on a checkerboard."""
     found = {}
-    for stream in part("results").STREAMS:
-        picture = part("results").load_picture(out, method, index, stream)
-        if stream == "foreground":
-            picture = part("page").on_board(picture)
-        image = Image.fromarray(np.rint(picture * 255).astype(np.uint8))
+    for stream in results.STREAMS:
+        image = page.as_picture(results.load_picture(out, method, index, stream))
         image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=92)
-        found[stream] = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+        found[stream] = page.address(image, 92)
     return found
 
 
@@ -105,15 +99,14 @@ def summary(out: Path, files: list[Path]) -> str:
         if not all(name in key["items"] and score in SCORES for name, score in votes["votes"].items()):
             raise ValueError(f"{file}: expected scores of 1 to 5 for sets of study {key['study']}")
         people[votes["participant"]] = votes["votes"]
-    table, labels = part("table"), part("methods").ALL
-    lines = [f"{len(people)} people, {sum(map(len, people.values()))} votes of 1 to 5\n",
-             "| setting | votes | mean, interval over people | mean, interval over sets |", "|---|---|---|---|"]  # fmt: skip
+    head = ("setting", "votes", "mean, interval over people", "mean, interval over sets")
+    lines = []
     for method in dict.fromkeys(item["method"] for item in key["items"].values()):
         mine = [(person, name, score) for person, votes in people.items() for name, score in votes.items()
                 if key["items"][name]["method"] == method]  # fmt: skip
-        cells = [table.cell(table.bootstrap(_means(mine, by)), table.Column("", "")) for by in (0, 1)]
-        lines.append(f"| {labels[method].label} | {len(mine)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([known.ALL[method].label, len(mine), *(cell(bootstrap(_means(mine, by))) for by in (0, 1))])
+    count = f"{len(people)} people, {sum(map(len, people.values()))} votes of 1 to 5"
+    return f"{count}\n\n{markdown(head, lines)}"
 
 
 def _means(votes: list[tuple], by: int) -> list[float]:
@@ -122,7 +115,3 @@ def _means(votes: list[tuple], by: int) -> list[float]:
     for vote in votes:
         groups.setdefault(vote[by], []).append(vote[2])
     return [sum(scores) / len(scores) for scores in groups.values()]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

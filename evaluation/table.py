@@ -1,9 +1,10 @@
-"""From JSON lines to a table with bootstrap confidence intervals, as Markdown and CSV."""
+"""From JSON lines to tables with bootstrap confidence intervals, as Markdown and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,8 @@ COLUMNS = (
     Column("flicker", "mask flicker", 3),
 )
 MORE_COLUMNS = (
+    Column("matched_psnr", "matched layers vs BL, dB", 1),
+    Column("film", "mean alpha of their effects outside, %", 2, 100.0),
     Column("coverage", "coverage, %", 1, 100.0),
     Column("components", "pieces", 2),
     Column("border", "border, %", 1, 100.0),
@@ -55,6 +58,7 @@ TRUTH_COLUMNS = (
     Column("bl_colour", "BL colour, %", 0, 100.0),
     Column("bl_pattern", "BL pattern, %", 0, 100.0),
     Column("bl_tone", "BL tone, %", 0, 100.0),
+    Column("shadow_found", "shadow found, % of the scenes that have one", 0, 100.0),
 )
 KNOWN = {column.key: column for column in (*COLUMNS, *MORE_COLUMNS, *TRUTH_COLUMNS)}
 
@@ -70,7 +74,7 @@ class Estimate:
     count: int
 
 
-def bootstrap(values: list[float], draws: int = DRAWS, seed: int = 0) -> Estimate:
+def bootstrap(values: Sequence[float], draws: int = DRAWS, seed: int = 0) -> Estimate:
     """Mean and percentile bootstrap interval (Efron 1979): `draws` resamples, 2.5 and 97.5 %; NaN without values."""
     data = np.asarray(values, dtype=np.float64)
     if data.size == 0:
@@ -85,10 +89,13 @@ def values(rows: list[dict], method: str, key: str) -> dict[int, float]:
     return {row["index"]: row[key] for row in rows if row["method"] == method and row.get(key) is not None}
 
 
-def difference(rows: list[dict], method: str, other: str, key: str) -> Estimate:
-    """Bootstrap of the paired difference method - other over the pairs both have."""
-    a, b = values(rows, method, key), values(rows, other, key)
-    return bootstrap([a[i] - b[i] for i in sorted(a.keys() & b.keys())])
+def estimate(rows: list[dict], method: str, key: str, against: str = "") -> Estimate:
+    """Bootstrap of a measure of a method, or of its paired difference to the method `against`."""
+    own = values(rows, method, key)
+    if against:
+        other = values(rows, against, key)
+        own = {index: own[index] - other[index] for index in sorted(own.keys() & other.keys())}
+    return bootstrap(list(own.values()))
 
 
 def present(rows: list[dict]) -> list[str]:
@@ -97,23 +104,28 @@ def present(rows: list[dict]) -> list[str]:
     return [name for name in ALL if name in names]
 
 
-def markdown(rows: list[dict], columns: tuple[Column, ...] = COLUMNS) -> str:
-    """A Markdown table, a row per method: mean ± half the width of its 95 % interval."""
-    lines = ["| setting | n | " + " | ".join(column.heading for column in columns) + " |",
-             "|---|---|" + "---|" * len(columns)]  # fmt: skip
-    for name in present(rows):
-        count = sum(1 for row in rows if row["method"] == name)
-        cells = [cell(bootstrap(list(values(rows, name, c.key).values())), c) for c in columns]
-        lines.append(f"| {ALL[name].label} | {count} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+def markdown(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; every table of the evaluation is written by this."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines).replace("| ---", "|---").replace("--- |", "---|") + "\n"
 
 
-def cell(estimate: Estimate, column: Column, sign: str = "-") -> str:
+def of_methods(rows: list[dict], names: Sequence[str], columns: Sequence[Column], head: str, against: str = "") -> str:
+    """A row per method: mean ± half the width of its 95 % interval; of methods after `against` the difference to it."""
+    return markdown(
+        [head, *(column.heading for column in columns)],
+        ([ALL[name].label, *(cell(estimate(rows, name, c.key, against if name != against else ""), c,
+                                  "+" if against and name != against else "-") for c in columns)]
+         for name in names),
+    )  # fmt: skip
+
+
+def cell(found: Estimate, column: Column = Column("", ""), sign: str = "-") -> str:
     """Mean ± half the width of its 95 % interval, as the column shows them; sign "+": with its sign, for differences."""
-    if not estimate.count:
+    if not found.count:
         return "-"
-    half = (estimate.high - estimate.low) / 2 * column.factor
-    mean = round(estimate.mean * column.factor, column.digits) + 0.0  # no "-0.0"
+    half = (found.high - found.low) / 2 * column.factor
+    mean = round(found.mean * column.factor, column.digits) + 0.0  # no "-0.0"
     return f"{mean:{sign}.{column.digits}f} ± {half:.{column.digits}f}"
 
 
@@ -124,7 +136,7 @@ def as_csv(rows: list[dict]) -> str:
     writer.writerow(["method", "measure", "n", "mean", "low_95", "high_95", "median"])
     for name in present(rows):
         for column in (*COLUMNS, *MORE_COLUMNS):
-            e = bootstrap(list(values(rows, name, column.key).values()))
+            e = estimate(rows, name, column.key)
             if e.count:
                 writer.writerow([name, column.key, e.count, *(f"{v:.5f}" for v in (e.mean, e.low, e.high, e.median))])
     return file.getvalue()

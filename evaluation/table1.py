@@ -1,6 +1,6 @@
 """The paper's Table 1 for results made with real weights: CLIP score, KID and FID of foregrounds and backgrounds.
 
-    python evaluation/table1.py DIR --metrics FOLDER        adds table1.md to the results in DIR
+    python evaluation table1 DIR --metrics FOLDER        adds table1.md to the results in DIR
 
 Wants the method `reference` among the results: unblended layers from another seed. Its foregrounds are LayerDiffuse's and
 its backgrounds the base model's, and KID and FID are distances to these; those of `independent`, the same distribution,
@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from report import part
 from torch import Tensor
+
+from . import methods, results
+from .table import bootstrap, cell, markdown, present
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 CLIP_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--metrics", type=Path, required=True, metavar="FOLDER")
     options = parser.parse_args(argv)
     try:
-        text = table(options.out, part("results").latest(options.out), options.metrics)
+        text = table(options.out, results.latest(options.out), options.metrics)
     except ValueError as error:
         parser.error(str(error))
     (options.out / "table1.md").write_text(text, encoding="utf-8")
@@ -68,19 +69,18 @@ def _require_packages() -> None:
 
 def table(out: Path, rows: list[dict], folder: Path) -> str:
     """Table 1 as Markdown, a row per method; every method over the pairs that all have. ValueError for what is missing."""
-    methods = part("methods")
     require(folder)
     _require_packages()
-    names = [name for name in part("table").present(rows) if name != methods.REFERENCE]
+    names = [name for name in present(rows) if name != methods.REFERENCE]
     of = {name: {row["index"]: row for row in rows if row["method"] == name} for name in (*names, methods.REFERENCE)}
     pairs = sorted(set.intersection(*(set(found) for found in of.values())))
     if len(pairs) < 4:
         raise ValueError(f"{out} has {len(pairs)} pairs with results of {', '.join(of)}; Table 1 needs them all, at least 4 pairs")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     scorer, extractor = _clip(folder / "clip", device), _inception(folder / INCEPTION, device)
-    lines = [f"| setting (the same {len(pairs)} pairs) | "
-             + " | ".join(f"{layer[0].upper()}G {name}" for layer in LAYERS for name in ("CLIP", "KID", "FID")) + " |",
-             "|" + "---|" * 7]  # fmt: skip
+    head = [f"setting (the same {len(pairs)} pairs)",
+            *(f"{layer[0].upper()}G {name}" for layer in LAYERS for name in ("CLIP", "KID", "FID"))]  # fmt: skip
+    lines = []
     real = {layer: [_picture(out, methods.REFERENCE, i, layer, device) for i in pairs] for layer in LAYERS}
     features = {layer: _features(extractor, real[layer]) for layer in LAYERS}
     for name in names:
@@ -88,10 +88,10 @@ def table(out: Path, rows: list[dict], folder: Path) -> str:
         for layer in LAYERS:
             made = [_picture(out, name, i, layer, device) for i in pairs]
             scores = [scorer(picture, of[name][i][layer]) for picture, i in zip(made, pairs)]
-            cells.append(part("table").cell(part("table").bootstrap(scores), part("table").Column("", "")))
+            cells.append(cell(bootstrap(scores)))
             cells += distances(features[layer], _features(extractor, made))
-        lines.append(f"| {methods.ALL[name].label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([methods.ALL[name].label, *cells])
+    return markdown(head, lines)
 
 
 def distances(real: Tensor, made: Tensor) -> list[str]:
@@ -124,7 +124,7 @@ class _Plain(torch.nn.Module):
 
 def _picture(out: Path, method: str, index: int, layer: str, device: torch.device) -> Tensor:
     """One layer as uint8 (3, H, W); a foreground on grey."""
-    x = torch.from_numpy(part("results").load_picture(out, method, index, layer))
+    x = torch.from_numpy(results.load_picture(out, method, index, layer))
     if x.shape[-1] == 4:
         x = x[..., :3] * x[..., 3:] + GREY * (1.0 - x[..., 3:])
     return (x * 255).round().to(torch.uint8).permute(2, 0, 1).to(device)
@@ -159,7 +159,3 @@ def _clip(folder: Path, device: torch.device) -> Any:
         return 100.0 * torch.cosine_similarity(found.image_embeds, found.text_embeds).clamp_min(0).item()
 
     return score
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,8 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from layerfusion_pack.evaluation import generate, methods, models, plan, prompts
-from layerfusion_pack.layerfusion_core.layers import measures
+from layerfusion_pack.evaluation import generate, measures, methods, models, plan, prompts
 
 PAIRS = 6
 BATCH = 6

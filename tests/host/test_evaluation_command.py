@@ -65,7 +65,7 @@ def test_ended_and_run_again(dev, tmp_path):
     assert f"trios {24 - len(some)}/{24 - len(some)}" in finish(dev(*arguments))
     assert trios(tmp_path)[: len(some)] == some
     assert len(trios(tmp_path)) == len(set(trios(tmp_path))) == 24
-    assert "| adapt | 12 |" in (tmp_path / "table.md").read_text()
+    assert "| setting (12 pairs) |" in (tmp_path / "table.md").read_text()
 
 
 @pytest.fixture
@@ -76,15 +76,14 @@ def here(host, monkeypatch):
     """
     smaller = dataclasses.replace(plan.SETTINGS_OF["quick"], size=plan.SETTINGS.size // 4, steps=2)
     monkeypatch.setitem(plan.SETTINGS_OF, "quick", smaller)
-    monkeypatch.syspath_prepend(CHECKOUT / "evaluation")
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_ENABLED", comfy.utils.PROGRESS_BAR_ENABLED)
 
-    def script(checkout: Path, name: str, *arguments: str) -> None:
+    def script(checkout: Path, name: str, *arguments: str, host: Path | None = None) -> None:
         with torch.inference_mode(False):  # as in a process of its own: one of them trains
-            assert importlib.import_module(name.removesuffix(".py")).main(list(arguments)) == 0
+            assert importlib.import_module(f"layerfusion_pack.evaluation.{name}").main(list(arguments)) == 0
 
     monkeypatch.setattr(evaluate, "_script", script)
-    monkeypatch.setattr(evaluate, "_work", lambda command, jobs, out: script(CHECKOUT, Path(command[1]).name, *command[2:]))
+    monkeypatch.setattr(evaluate, "_work", lambda command, jobs, out: script(CHECKOUT, *command[4:]))
     parser = argparse.ArgumentParser()
     evaluate.add_to(parser.add_subparsers())
     return lambda *arguments: evaluate.run(CHECKOUT, host, parser.parse_args(["evaluate", *arguments]))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import logging
 import shutil
-import sys
 from pathlib import Path
 
 import comfy.supported_models
@@ -19,20 +17,19 @@ import torch
 from safetensors.torch import save_file
 
 from devtools import evaluate
-from layerfusion_pack.evaluation import generate, methods, models, prompts
+from layerfusion_pack.evaluation import generate, methods, models, prompts, run
 from layerfusion_pack.layerfusion_core.host.models.demo import MODELS
 
-EVALUATION = Path(__file__).resolve().parents[2] / "evaluation"
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def test_run_resume_and_report(host, tmp_path, monkeypatch, caplog):
     """Made in this process, then gone on with by a worker in its own, as `dev.py evaluate` starts it."""
-    command = ["--host", str(host), "--out", str(tmp_path), "--n", "2", "--steps", "2", "--methods", "adapt,sequential",
+    command = ["--out", str(tmp_path), "--n", "2", "--steps", "2", "--methods", "adapt,sequential",
                "--size", "128", "--ensemble", "1"]  # fmt: skip
-    monkeypatch.syspath_prepend(EVALUATION)
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_ENABLED", comfy.utils.PROGRESS_BAR_ENABLED)
     caplog.set_level(logging.INFO)
-    assert importlib.import_module("run").main(command) == 0
+    assert run.main(command) == 0
     assert "done 6 of 6" in caplog.text
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
@@ -41,10 +38,10 @@ def test_run_resume_and_report(host, tmp_path, monkeypatch, caplog):
     }
     assert all(row["alpha_iou"] == 1.0 for row in rows if row["method"] != "adapt")
     (tmp_path / "results.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:40])  # killed while it wrote
-    evaluate._work([sys.executable, str(EVALUATION / "run.py"), *command], 1, tmp_path)
+    evaluate._work([*evaluate._part(CHECKOUT, "run", host), *command], 1, tmp_path)
     assert evaluate.progress([tmp_path / "worker-1.log"]) == (1, 1)
-    evaluate._script(EVALUATION.parent, "report.py", str(tmp_path))
-    assert (tmp_path / "table.md").read_text().count("| 2 |") == 6
+    evaluate._script(CHECKOUT, "report", str(tmp_path))
+    assert (tmp_path / "table.md").read_text().count("(2 pairs)") == 2
     assert (tmp_path / "index.html").read_text().count("<img ") == 6
 
 

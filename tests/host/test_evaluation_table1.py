@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 
 import numpy as np
 import pytest
 import torch
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from layerfusion_pack.evaluation import methods, prompts, results
+from layerfusion_pack.evaluation import methods, results, table1
 
 NOT_THERE = "TORCHMETRICS OR TORCH-FIDELITY IS MISSING: the paper's Table 1 was NOT tested (pip install the extra `evaluate`)"
 pytest.importorskip("torchmetrics", reason=NOT_THERE)
 inceptionv3 = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", reason=NOT_THERE)
-SCRIPTS = prompts.FOLDER.parent
 PAIRS = 6
-
-
-def script(name: str):
-    """A script of the evaluation as a module."""
-    sys.path.append(str(SCRIPTS))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(SCRIPTS))
-
-
-table1 = script("table1")
 
 
 @pytest.fixture(scope="module")

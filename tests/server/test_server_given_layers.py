@@ -13,7 +13,7 @@ from PIL import Image
 
 from layerfusion_pack.devtools import demo, graph
 from layerfusion_pack.devtools.client import Client
-from layerfusion_pack.layerfusion_core.layers import measures
+from layerfusion_pack.evaluation import measures
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 STEPS = 10  # of 20, to be quick

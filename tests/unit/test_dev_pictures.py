@@ -28,7 +28,7 @@ def test_every_example_graph_has_a_thumbnail_and_the_readme_its_pictures(monkeyp
     files = set(made(monkeypatch))
     graphs = {f"workflows/{path.stem}.jpg" for path in (CHECKOUT / "workflows").glob("*.json")}
     shown = set(re.findall(r"\]\((docs/\w+\.jpg)\)", (CHECKOUT / "README.md").read_text(encoding="utf-8")))
-    others = {"docs/viewer.jpg", "docs/matched.jpg"}  # of the browser, of evaluation/matching.py
+    others = {"docs/viewer.jpg", "docs/matched.jpg"}  # of the browser, of `python evaluation matching`
     assert files == graphs | shown - others and others <= shown
     assert all((CHECKOUT / name).stat().st_size <= pictures.LARGEST for name in files | others)
 

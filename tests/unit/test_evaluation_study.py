@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
 
-from layerfusion_pack.evaluation import prompts, results
-
-
-@pytest.fixture(scope="module")
-def study():
-    """evaluation/study.py, a script."""
-    folder = str(prompts.FOLDER.parent)
-    sys.path.append(folder)
-    try:
-        return importlib.import_module("study")
-    finally:
-        sys.path.remove(folder)
+from layerfusion_pack.evaluation import results, study
 
 
 @pytest.fixture
@@ -45,7 +32,7 @@ def vote(out, person: str, score, study: str = "") -> object:
     return path
 
 
-def test_the_pages_give_nothing_away(study, out):
+def test_the_pages_give_nothing_away(out):
     assert study.main([str(out), "--methods", "adapt", "--pairs", "2"]) == 0
     assert sorted(path.name for path in (out / "study").iterdir()) == ["index.html", "rate.html"]
     assert "<b>4</b> sets" in (out / "study" / "index.html").read_text()
@@ -60,7 +47,7 @@ def test_the_pages_give_nothing_away(study, out):
     assert set(key) == {item["id"] for item in data["items"]}
 
 
-def test_votes_are_summed_up_by_method(study, out):
+def test_votes_are_summed_up_by_method(out):
     study.main([str(out), "--methods", "adapt", "--pairs", "3"])
     files = [vote(out, "Ann", lambda method: 1), vote(out, "Ann", lambda method: 4 if method == "adapt" else 2),
              vote(out, "Bo", lambda method: 5 if method == "adapt" else 2)]  # fmt: skip
@@ -71,7 +58,7 @@ def test_votes_are_summed_up_by_method(study, out):
     assert "| adapt | 6 | 4.50 ± 0.50 | 4.50 ± 0.00 |" in text
 
 
-def test_files_that_are_no_votes_of_this_study(study, out, tmp_path):
+def test_files_that_are_no_votes_of_this_study(out, tmp_path):
     with pytest.raises(ValueError, match="study-key.json is missing"):
         study.summary(out, [])
     study.main([str(out), "--methods", "adapt"])

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from layerfusion_pack.layerfusion_core.layers import measures
+from layerfusion_pack.evaluation import measures
 
 SIDE = 64
 
@@ -124,3 +124,12 @@ def test_flicker():
     assert measures.mask_flicker(steady).tolist() == [0.0, 0.0]
     assert measures.mask_flicker([torch.zeros(1, 4, 4), torch.ones(1, 4, 4)]).tolist() == [1.0]
     assert math.isnan(measures.mask_flicker([torch.zeros(1, 4, 4)]).item())
+
+
+def test_matched_layers_add_up_and_leave_no_film_where_the_scenes_agree():
+    alpha, scene = disc(), stripes()
+    rgba = torch.cat((plain(0.9, 0.1, 0.1), alpha[..., None]), dim=-1)
+    blended = plain(0.6, 0.2, 0.1) * alpha[..., None] + scene * (1 - alpha[..., None])
+    found = measures.matched(rgba, scene, blended)
+    assert found["matched_psnr"].item() > 45.0 and found["film"].item() == 0.0
+    assert measures.matched(rgba, scene, (blended - 0.3).clamp_min(0.0))["film"].item() > 0.1

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import math
-import sys
 
 import numpy as np
 import pytest
 
-from layerfusion_pack.evaluation import methods, models, page, plan, prompts, results, table
+from layerfusion_pack.evaluation import (
+    drawings,
+    light,
+    methods,
+    models,
+    page,
+    plan,
+    prompts,
+    report,
+    results,
+    table,
+    truth,
+)
 
 
 def rows(count: int = 30) -> list[dict]:
@@ -25,7 +35,7 @@ def rows(count: int = 30) -> list[dict]:
 
 
 def test_the_demo_list_is_what_its_script_writes(tmp_path):
-    prompts.write_demo(tmp_path / "demo.txt")
+    prompts.main(path=tmp_path / "demo.txt")
     assert (tmp_path / "demo.txt").read_text() == (prompts.FOLDER / "demo.txt").read_text()
 
 
@@ -88,15 +98,15 @@ def test_bootstrap_interval_holds_the_mean_of_what_was_drawn():
 
 
 def test_paired_differences_are_sharper_than_means():
-    found = table.difference(rows(), "adapt", "independent", "outside_psnr")
+    found = table.estimate(rows(), "adapt", "outside_psnr", "independent")
     assert found.mean == pytest.approx(2.0)
     assert found.high - found.low < 1e-6
 
 
 def test_table_and_csv():
-    text = table.markdown(rows())
-    assert text.count("\n") == 4
-    assert "| adapt | 30 | 21.9 ± 0.3 |" in text
+    text = table.of_methods(rows(), ["independent", "adapt"], table.COLUMNS, "setting")
+    assert text.count("\n") == 4 and text.splitlines()[1] == "|" + "---|" * (1 + len(table.COLUMNS))
+    assert "| adapt | 21.9 ± 0.3 |" in text
     assert "| - |" in text  # no flicker was measured
     assert "adapt,outside_psnr,30,21.9" in table.as_csv(rows())
 
@@ -104,11 +114,11 @@ def test_table_and_csv():
 def test_the_page_holds_its_pictures_and_escapes_prompts(tmp_path):
     trio = np.zeros((16, 16, 4)), np.full((16, 16, 3), 0.5), np.ones((16, 16, 3))
     results.save_pictures(tmp_path, "adapt", 0, *trio)
-    text = page.write(tmp_path, rows(), "a title", pairs=2).read_text()
+    text = page.document(tmp_path, "a title", [table.markdown(["<i>"], [[1]])], rows(), ["independent", "adapt"], pairs=2)
     assert text.count("<img ") == 1
     assert "data:image/jpeg;base64," in text
     assert "a red &lt;circle&gt;" in text
-    assert "http" not in text and "<script" not in text
+    assert "<th>&lt;i&gt;</th>" in text and "http" not in text and "<script" not in text
     assert page.sheet(tmp_path, ["adapt"], [0, 0]).size == (384, 18 + 262)
 
 
@@ -124,24 +134,14 @@ def test_the_plan_names_what_there_is():
     assert plan.counts(quick=True).keys() == counts.keys()
 
 
-def evidence():
-    """evaluation/evidence_page.py, a script."""
-    folder = prompts.FOLDER.parent
-    sys.path.append(str(folder))
-    try:
-        return importlib.import_module("evidence_page")
-    finally:
-        sys.path.remove(str(folder))
-
-
 def test_an_answer_takes_the_pairs_that_all_methods_have():
     lines = [row for row in rows() if (row["method"], row["index"]) != ("adapt", 7)]
     question = plan.Question("q", ("independent", "adapt"), ("outside_psnr",))
-    assert "the same 29 pairs" in evidence().answer(lines, question)
-    assert "the same 24 pairs" in evidence().answer(lines, dataclasses.replace(question, skip=5))
-    assert "not made" in evidence().answer(lines, dataclasses.replace(question, glass=True))
-    assert "not made" in evidence().answer(lines, dataclasses.replace(question, methods=("adapt", "share")))
-    text = evidence().answer(rows(), dataclasses.replace(question, against="independent"))
+    assert "the same 29 pairs" in report.answer(lines, question)
+    assert "the same 24 pairs" in report.answer(lines, dataclasses.replace(question, skip=5))
+    assert "not made" in report.answer(lines, dataclasses.replace(question, glass=True))
+    assert "not made" in report.answer(lines, dataclasses.replace(question, methods=("adapt", "share")))
+    text = report.answer(rows(), dataclasses.replace(question, against="independent"))
     assert "; differences to independent" in text
     assert "| adapt | +2.0 ± 0.0 |" in text
     assert "| no blending (strength 0) | 19.9 ± 0.3 |" in text
@@ -150,7 +150,24 @@ def test_an_answer_takes_the_pairs_that_all_methods_have():
 def test_the_page_has_a_place_for_every_table(tmp_path):
     results.append(tmp_path, rows())
     text = (prompts.FOLDER.parents[1] / "docs" / "evidence.md").read_text(encoding="utf-8")
-    tables = evidence().tables(tmp_path)
-    assert evidence().fill(text, tables).count("not made yet") == len(tables)
+    tables = report.tables(tmp_path, report.merged(tmp_path))
+    assert report.fill(text, tables).count("not made yet") == len(tables)
     with pytest.raises(ValueError, match="the page has places for"):
-        evidence().fill(text, {**tables, "more": ""})
+        report.fill(text, {**tables, "more": ""})
+
+
+def test_shadow_and_light_are_found_in_drawn_composites_and_not_in_pasted_ones(tmp_path):
+    scenes = drawings.scenes_module()
+    item = scenes.Item("apple", "red", False, (0.5, 0.5), 0.6, 0.5)
+    drawn = scenes.draw(scenes.Scene((item,), "meadow", None, False, (0.1, 0.6, 0.3, 0.8)), 128)
+    foreground = np.concatenate([drawn.colour, drawn.alpha], axis=-1)
+    pasted = drawn.colour * drawn.alpha + drawn.background * (1 - drawn.alpha)
+    row = {"method": "share", "index": 0, "foreground": "a red apple", "background": "a meadow"}
+    named = truth.named("a red apple", "a meadow")
+    results.save_pictures(tmp_path, "share", 0, foreground, drawn.background, drawn.composite)
+    lit = light.judge(tmp_path, row, named)
+    assert (lit.found, lit.turned, lit.in_alpha) == (1.0, 0.0, 0.0)
+    assert (lit.shift - lit.drawn).abs().max() < 0.005 and lit.drawn.abs().max() > 0.03
+    results.save_pictures(tmp_path, "share", 0, foreground, drawn.background, pasted)
+    lit = light.judge(tmp_path, row, named)
+    assert lit.found == 0.0 and lit.shift.abs().max() < 0.02

@@ -1,4 +1,4 @@
-"""Measures of layered results that need no ground truth, per picture, in plain torch.
+"""Measures of layered results that need no ground truth, per picture.
 
 Pictures are (B, H, W, 3) sRGB in [0, 1], alphas (B, H, W) in [0, 1] with 1 = opaque, regions (B, H, W) bool. Every
 function returns one fp32 number per picture, (B,); NaN where there is nothing to measure (an empty region, a flat
@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
-from .compositing import alpha_over
+from ..layerfusion_core.layers import matching
+from ..layerfusion_core.layers.compositing import alpha_over
 
 OBJECT = 0.25  # alpha of the faintest pixel that counts as object: glass bodies lie near 0.4
 SOLID = 0.75  # alpha from which a pixel shows the object's colour rather than what is behind it
 BEST_PSNR = 60.0  # dB; MSE below 1e-6 is finer than 8-bit pictures can hold
 FLAT = 1 / 255  # high-pass standard deviation below which there is no pattern to correlate
-COUNT_SIDE = 128  # components are counted at this size at most
 
 
 def luma(picture: Tensor) -> Tensor:
@@ -128,10 +130,11 @@ def layer_measures(foreground: Tensor, alpha: Tensor, background: Tensor, blende
     background against foreground inside, dB (lower: cleaner; finds flat leaks, which leak_corr does not).
     leak_share, shown_share: `object_share` of the background and of the blended picture. inside_psnr: blended against
     foreground where alpha > 0.75. over_psnr: the foreground laid over the background (sRGB values) against blended.
-    shadow: `shadow`.
+    shadow: `shadow`. Then those of `alpha_measures` and of `matched`.
     """
     far, near = outside(alpha), inside(alpha)
-    over = alpha_over(torch.cat((foreground, alpha[..., None]), dim=-1), background)
+    rgba = torch.cat((foreground, alpha[..., None]), dim=-1)
+    over = alpha_over(rgba, background)
     return {
         "outside_psnr": psnr(blended, background, far),
         "outside_ssim": ssim(blended, background, far),
@@ -144,6 +147,7 @@ def layer_measures(foreground: Tensor, alpha: Tensor, background: Tensor, blende
         "over_psnr": psnr(over, blended),
         "shadow": shadow(background, blended, alpha),
         **alpha_measures(alpha),
+        **matched(rgba, background, blended),
     }
 
 
@@ -166,21 +170,28 @@ def alpha_measures(alpha: Tensor) -> dict[str, Tensor]:
 
 
 def components(alpha: Tensor, smallest: float = 0.001) -> Tensor:
-    """Number of 8-connected pieces of alpha > 0.25 that hold at least `smallest` of the picture's pixels.
+    """Number of 8-connected pieces of alpha > 0.25 that hold at least `smallest` of the picture's pixels."""
+    labels = [ndimage.label(one, np.ones((3, 3)))[0] for one in inside(alpha).cpu().numpy()]
+    return torch.tensor([float((np.bincount(one.ravel())[1:] >= smallest * one.size).sum()) for one in labels])
 
-    Counted on a copy of at most 128 px. Every pixel takes the largest label around it until nothing changes.
+
+def matched(foreground: Tensor, background: Tensor, blended: Tensor) -> dict[str, Tensor]:
+    """What Match Layers makes of trios, foreground (B, H, W, 4), rounded as 8-bit files hold it.
+
+    matched_psnr: all layers laid over each other against the blended picture, dB. film: mean alpha of the effects away from
+    the object, [0, 1].
     """
-    factor = -(-max(alpha.shape[-2:]) // COUNT_SIDE)
-    small = F.avg_pool2d(alpha[:, None].float(), factor, ceil_mode=True)
-    region = (small > OBJECT).float()
-    labels = torch.arange(1, small[0].numel() + 1, device=alpha.device).reshape(small.shape[1:]) * region
-    while True:
-        grown = F.max_pool2d(labels, 3, stride=1, padding=1) * region
-        if torch.equal(grown, labels):
-            break
-        labels = grown
-    counts = [torch.unique(one[one > 0], return_counts=True)[1] for one in labels]
-    return torch.tensor([float((n >= smallest * small[0].numel()).sum()) for n in counts])
+    found = matching.match_layers([foreground], background, blended)
+    layers = matching.Matched([rounded(layer) for layer in found.foregrounds], rounded(found.effects))
+    return {
+        "matched_psnr": psnr(matching.flattened(layers, rounded(background)), blended),
+        "film": _mean(found.effects[..., 3], outside(foreground[..., 3])),
+    }
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Values in [0, 1] as 8-bit files hold them."""
+    return (x * 255).round() / 255
 
 
 def mask_flicker(masks: Sequence[Tensor]) -> Tensor:
@@ -211,9 +222,5 @@ def _local_mean(values: Tensor, weight: Tensor, sigma: float) -> Tensor:
 
 
 def _blur(values: Tensor, sigma: float) -> Tensor:
-    radius = max(1, round(3 * sigma))
-    x = torch.arange(-radius, radius + 1, dtype=torch.float32, device=values.device)
-    kernel = torch.exp(-0.5 * (x / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    values = F.conv2d(values[:, None].float(), kernel.reshape(1, 1, 1, -1), padding=(0, radius))
-    return F.conv2d(values, kernel.reshape(1, 1, -1, 1), padding=(radius, 0))[:, 0]
+    found = ndimage.gaussian_filter(values.float().cpu().numpy(), (0, sigma, sigma), mode="constant", truncate=3.0)
+    return torch.from_numpy(found).to(values.device)
