@@ -10,6 +10,7 @@ from . import (
     conditioning,
     custom_sampling,
     demo,
+    foregrounds,
     given,
     loading,
     matching,
@@ -24,8 +25,8 @@ from . import (
 )
 
 NODE_FILES = (
-    loading, demo, conditioning, options, given, sampling, custom_sampling, on_layers, priors, transparent, matching, save,
-    preview, patches,
+    loading, demo, conditioning, foregrounds, options, given, sampling, custom_sampling, on_layers, priors, transparent,
+    matching, save, preview, patches,
 )  # fmt: skip
 
 

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
+from ..layerfusion_core.host.sampling.foregrounds import conditionings, gathered, join_foregrounds
 from ..layerfusion_core.host.sampling.guider import LayerFusionGuider
 from ..layerfusion_core.host.sampling.stacked import split_latent, stack_latent
 from ..layerfusion_core.method.options import AS_CFG, LayerFusionOptions
 from ..layerfusion_core.method.streams import Layers
 from .floats import finite, float_input
+from .foregrounds import foreground_inputs
 from .options import Options
 from .per_layer import negative_inputs, scale_inputs
 from .schema import node_schema
@@ -49,6 +51,7 @@ class LayerFusionGuiderNode(io.ComfyNode):
                 Options.Input("options", optional=True, tooltip="LayerFusion Options; the defaults without."),
                 *negative_inputs(),
                 *scale_inputs("as in the options, or else same as cfg"),
+                foreground_inputs()[0],
             ],
             outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced.")],
         )  # fmt: skip
@@ -58,10 +61,10 @@ class LayerFusionGuiderNode(io.ComfyNode):
     def execute(
         cls, base_model, foreground_model, foreground, background, blended, negative, cfg, options=None,
         negative_foreground=None, negative_background=None, negative_blended=None,
-        cfg_foreground=AS_CFG, cfg_background=AS_CFG, cfg_blended=AS_CFG,
+        cfg_foreground=AS_CFG, cfg_background=AS_CFG, cfg_blended=AS_CFG, foregrounds=None,
     ) -> io.NodeOutput:  # fmt: skip
-        streams = Layers((foreground,), blended, background)
-        negatives = Layers((negative_foreground,), negative_blended, negative_background)
+        streams = Layers(conditionings(foreground, foregrounds), blended, background)
+        negatives = Layers((negative_foreground,) * streams.layout.foreground_count, negative_blended, negative_background)
         scales = {"cfg_foreground": cfg_foreground, "cfg_background": cfg_background, "cfg_blended": cfg_blended}
         own = {name: scale for name, scale in scales.items() if scale != AS_CFG}
         options = replace(options or LayerFusionOptions(), **own)
@@ -79,21 +82,23 @@ class LayerFusionStackLatents(io.ComfyNode):
             display_name="LayerFusion Stack Latents",
             category="LayerFusion",
             search_aliases=["layer", "latent batch"],
-            description="Prepare a latent for a LayerFusion Guider: one noise for foreground, blended and background. The "
-            "last node before the sampler.",
+            description="Prepare a latent for a LayerFusion Guider: one noise for foreground, blended and background. Several "
+            "foregrounds, and regions, are connected here as well. The last node before the sampler.",
             inputs=[
                 io.Latent.Input(
                     "latent", tooltip="Size and batch of the layers: an Empty Latent Image, or LayerFusion Given Layers."
-                )
+                ),
+                *foreground_inputs(),
             ],
             outputs=[
-                io.Latent.Output(display_name="latent", tooltip="For SamplerCustomAdvanced; it gives three rows per picture.")
+                io.Latent.Output(display_name="latent", tooltip="For SamplerCustomAdvanced; it gives a row per layer.")
             ],
         )
 
     @classmethod
-    def execute(cls, latent) -> io.NodeOutput:
-        return io.NodeOutput(stack_latent(latent))
+    def execute(cls, latent, foregrounds=None, region=None, vae=None) -> io.NodeOutput:
+        found = gathered([], region, foregrounds, vae)
+        return io.NodeOutput(stack_latent(latent, len(found.conditionings), found.regions, found.own))
 
 
 class LayerFusionSplitLatents(io.ComfyNode):
@@ -110,7 +115,8 @@ class LayerFusionSplitLatents(io.ComfyNode):
             inputs=[io.Latent.Input("latent", tooltip="Output of SamplerCustomAdvanced with a LayerFusion Guider.")],
             outputs=[
                 io.Latent.Output(
-                    display_name="foreground", tooltip="The object on grey; LayerFusion Decode cuts it out."
+                    display_name="foreground",
+                    tooltip="The object on grey; LayerFusion Decode cuts it out. Several: all of them, the rearmost first.",
                 ),
                 io.Latent.Output(display_name="background", tooltip="The scene without the object."),
                 io.Latent.Output(display_name="blended", tooltip="The whole picture."),
@@ -120,7 +126,7 @@ class LayerFusionSplitLatents(io.ComfyNode):
     @classmethod
     def execute(cls, latent) -> io.NodeOutput:
         layers = split_latent(latent)
-        return io.NodeOutput(*layers.foregrounds, layers.background, layers.blended)
+        return io.NodeOutput(join_foregrounds(layers.foregrounds), layers.background, layers.blended)
 
 
 NODES = [LayerFusionGuiderNode, LayerFusionStackLatents, LayerFusionSplitLatents]

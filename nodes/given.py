@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..layerfusion_core.host.models.transparent_encode import straight_alpha
+from ..layerfusion_core.host.sampling.foregrounds import require_one, split_foregrounds
 from ..layerfusion_core.host.sampling.given_layers import given_latent
 from ..layerfusion_core.layers.placing import place
 from ..layerfusion_core.method.streams import Layers
@@ -50,7 +51,11 @@ class LayerFusionGivenLayers(io.ComfyNode):
             description="Bring layers of your own: paint a scene around a cut-out, place an object in a picture, "
             "harmonise both, or (experimental) take a finished picture apart. For the sampler's latent_image.",
             inputs=[
-                io.Latent.Input("foreground", optional=True, tooltip="A cut-out, from LayerFusion Encode or a run."),
+                io.Latent.Input(
+                    "foreground",
+                    optional=True,
+                    tooltip="A cut-out, from LayerFusion Encode or a run; or all foregrounds of a run.",
+                ),
                 io.Latent.Input("background", optional=True, tooltip="A scene, from VAE Encode or a run."),
                 io.Latent.Input("blended", optional=True, tooltip="A whole picture, from VAE Encode or a run."),
                 _keep("foreground"),
@@ -83,10 +88,15 @@ class LayerFusionGivenLayers(io.ComfyNode):
         mask_background: torch.Tensor | None = None,
         mask_blended: torch.Tensor | None = None,
     ) -> io.NodeOutput:
+        for name, latent in (("background", background), ("blended", blended)):
+            if latent is not None:
+                require_one(name, latent)
+        foregrounds = (None,) if foreground is None else split_foregrounds(foreground)
+        count = len(foregrounds)
         latent = given_latent(
-            Layers((foreground,), blended, background),
-            Layers((keep_foreground,), keep_blended, keep_background),
-            Layers((mask_foreground,), mask_blended, mask_background),
+            Layers(foregrounds, blended, background),
+            Layers((keep_foreground,) * count, keep_blended, keep_background),
+            Layers((mask_foreground,) * count, mask_blended, mask_background),
         )
         return io.NodeOutput(latent)
 

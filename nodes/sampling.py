@@ -5,10 +5,12 @@ from __future__ import annotations
 import comfy.samplers
 from comfy_api.latest import io
 
+from ..layerfusion_core.host.sampling.foregrounds import gathered, join_foregrounds
 from ..layerfusion_core.host.sampling.ksampler import sample_layers
 from ..layerfusion_core.method.options import LayerFusionOptions
 from ..layerfusion_core.method.streams import Layers
 from .floats import finite, float_input
+from .foregrounds import foreground_inputs
 from .options import Options
 from .per_layer import negative_inputs
 from .schema import node_schema
@@ -68,9 +70,13 @@ class LayerFusionKSampler(io.ComfyNode):
                 ),
                 Options.Input("options", optional=True, tooltip="LayerFusion Options; the defaults without."),
                 *negative_inputs(),
+                *foreground_inputs(),
             ],
             outputs=[
-                io.Latent.Output(display_name="foreground", tooltip="The object on grey; LayerFusion Decode cuts it out."),
+                io.Latent.Output(
+                    display_name="foreground",
+                    tooltip="The object on grey; LayerFusion Decode cuts it out. Several: all of them, the rearmost first.",
+                ),
                 io.Latent.Output(display_name="background", tooltip="The scene without the object."),
                 io.Latent.Output(display_name="blended", tooltip="The whole picture."),
                 Priors.Output(display_name="priors", tooltip="Masks of the run, for Preview Priors."),
@@ -83,13 +89,16 @@ class LayerFusionKSampler(io.ComfyNode):
         cls, base_model, foreground_model, foreground, background, blended, negative, latent_image,
         seed, steps, cfg, sampler_name, scheduler, denoise, options=None,
         negative_foreground=None, negative_background=None, negative_blended=None,
+        foregrounds=None, region=None, vae=None,
     ) -> io.NodeOutput:  # fmt: skip
+        conditionings, regions, own = gathered(foreground, region, foregrounds, vae)
         layers, priors = sample_layers(
-            base_model, foreground_model, Layers((foreground,), blended, background), negative, latent_image,
+            base_model, foreground_model, Layers(conditionings, blended, background), negative, latent_image,
             seed, steps, cfg, sampler_name, scheduler, denoise, options or LayerFusionOptions(),
-            Layers((negative_foreground,), negative_blended, negative_background),
+            Layers((negative_foreground,) * len(conditionings), negative_blended, negative_background),
+            regions=regions, own=own,
         )  # fmt: skip
-        return io.NodeOutput(*layers.foregrounds, layers.background, layers.blended, priors)
+        return io.NodeOutput(join_foregrounds(layers.foregrounds), layers.background, layers.blended, priors)
 
 
 NODES = [LayerFusionKSampler]

@@ -23,6 +23,7 @@ from ..layerfusion_core.host.models.transparent_vae import (
     TransparentVAE,
     load_transparent_vae,
 )
+from ..layerfusion_core.host.sampling.foregrounds import emptied
 from ..layerfusion_core.host.sampling.given_layers import given_picture
 from ..layerfusion_core.layers.keep import paste_pixels
 from ..layerfusion_core.vae.decode import ENSEMBLES, effect_warning
@@ -115,7 +116,7 @@ class LayerFusionDecode(io.ComfyNode):
                 "its alpha, the background and the blended picture. Warns when the foreground came out opaque."
             ),
             inputs=[
-                io.Latent.Input("foreground", tooltip="The foreground latent of the LayerFusion sampler."),
+                io.Latent.Input("foreground", tooltip="The foreground latent, or latents, of the LayerFusion sampler."),
                 io.Latent.Input("background", tooltip="The background latent of the LayerFusion sampler."),
                 io.Latent.Input("blended", tooltip="The blended latent of the LayerFusion sampler."),
                 io.Vae.Input("vae", tooltip="The checkpoint's ordinary VAE."),
@@ -146,7 +147,8 @@ class LayerFusionDecode(io.ComfyNode):
                 io.Image.Output(
                     "foreground_image",
                     display_name="foreground",
-                    tooltip="RGBA with straight (not premultiplied) colour.",
+                    tooltip="RGBA with straight (not premultiplied) colour. Of several foregrounds as many per picture, the "
+                    "rearmost first.",
                 ),
                 io.Mask.Output(
                     "alpha",
@@ -200,6 +202,7 @@ class LayerFusionDecode(io.ComfyNode):
             log.warning(message)
             show_on_node(cls.hidden.unique_id, message)
             ui = {"text": (message,)}
+        alpha = emptied(alpha, foreground)
         pictures["foreground"] = torch.cat([rgb, alpha[..., None]], dim=-1)  # (B, H, W, 4)
         for name, (picture, keep) in given.items():
             pictures[name] = paste_pixels(pictures[name], picture, keep)

@@ -54,6 +54,8 @@ def layered(
     steps=STEPS,
     negative=None,
     negatives=None,
+    regions=None,
+    own=0,
     **options,
 ):
     """Run the engine; returns ([foreground, blended, background] samples, priors)."""
@@ -61,6 +63,7 @@ def layered(
     layers, record = sample_layers(
         base, foreground, Layers.of(streams or prompts()), negative or NEGATIVE, latent or empty_latent(), seed, steps, cfg,
         sampler, scheduler, 1.0, LayerFusionOptions(**options), negatives and Layers.of(negatives),
+        regions=regions, own=own,
     )  # fmt: skip
     return [layer["samples"] for layer in layers.streams], record
 

@@ -27,7 +27,7 @@ from .conditioning import check_conditioning, text_columns
 from .evaluate import evaluate
 from .guidance import LayerGuidance, guide_rows
 from .holding import holding, rises, same_noise
-from .stacked import unstack_start
+from .stacked import StackedStart, unstack_start
 from .stacking import StreamStack, stream_negatives
 from .step_noise import StepNoise, stream_noise
 from .stream_conds import RunRows
@@ -42,9 +42,9 @@ class _GuiderRun(Run):
     keep: of the rows (R, 1, h, w), None without given layers; stacks: of the conditionings, once the host has made its own.
     """
 
-    def __init__(self, settings: Settings, shape: torch.Size, sigmas: torch.Tensor, keep: torch.Tensor | None):
-        super().__init__(settings, shape, rises(sigmas))
-        self.keep = None if self.rises else keep
+    def __init__(self, settings: Settings, shape: torch.Size, sigmas: torch.Tensor, start: StackedStart):
+        super().__init__(settings, shape, rises(sigmas), start.region)
+        self.keep = None if self.rises else start.keep
         self.guidance = LayerGuidance(settings.layout)
         self.stacks: dict[str, StreamStack] = {}
 
@@ -129,7 +129,7 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         if noise_mode is NoiseMode.SHARED:
             sampler = self._step_noise.shared(sampler)
         ends = bool((sigmas[-1:] == 0).all())  # read now: uni_pc writes into it
-        run = self.run = _GuiderRun(self.settings, noise.shape, sigmas, start.keep)
+        run = self.run = _GuiderRun(self.settings, noise.shape, sigmas, start)
         try:
             with holding(self, start, noise, sigmas) as (noise, latent, mask):
                 rows = super().sample(noise, latent, sampler, sigmas, mask, callback, disable_pbar, seed)

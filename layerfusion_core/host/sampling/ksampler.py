@@ -17,6 +17,7 @@ from ...method.prior_maps import PriorRecord
 from ...method.streams import Layers, StreamLayout
 from ...vae.decoder import LATENT_SCALE
 from ..models.latents import require_channels, require_picture
+from .foregrounds import Regions, require_one
 from .guider import LayerFusionGuider
 from .preview import strip_callback
 from .stacked import split_latent, stack_latent
@@ -68,13 +69,17 @@ def sample_layers(
     options: LayerFusionOptions,
     negatives: Layers | None = None,
     blending: type[Blending] = Blending,
+    regions: Regions | None = None,
+    own: int = 0,
 ) -> tuple[Layers, PriorRecord]:
     """Denoise all layers together; returns each layer's LATENT and the priors.
 
-    streams: the layers' conditionings; negatives: their own negatives, None for `negative`; blending: the method; the other
-    arguments as in the stock KSampler. ValueError for bad input before anything is computed.
+    streams: the layers' conditionings; negatives: their own negatives, None for `negative`; blending: the method; regions:
+    of the foregrounds, None for anywhere; own: which foreground a single given one is; the other arguments as in the stock
+    KSampler. ValueError for bad input before anything is computed.
     """
     layout = streams.layout
+    require_one("latent_image", latent)
     guider = LayerFusionGuider(base, foreground_model, streams, negative, cfg, options, negatives, blending)
     samples = check_latent(base, latent)
     schedule = comfy.samplers.KSampler(
@@ -87,7 +92,7 @@ def sample_layers(
         guider.model_patcher.model_options,
     )
     noise = start_noise(latent, samples, seed, options.noise, layout)
-    stacked = stack_latent({**latent, "samples": samples}, layout.foreground_count)
+    stacked = stack_latent({**latent, "samples": samples}, layout.foreground_count, regions, own)
     rows = guider.sample(
         noise,
         stacked["samples"],
@@ -98,6 +103,6 @@ def sample_layers(
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     ).to(comfy.model_management.intermediate_device())
-    layers = split_latent({**stacked, "samples": rows}, layout.foreground_count)
+    layers = split_latent({**stacked, "samples": rows})
     kept = {key: latent[key] for key in ("noise_mask", "batch_index") if key in latent}
     return layers.map(lambda layer: {**layer, **kept}), guider.record

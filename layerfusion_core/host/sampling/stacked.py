@@ -12,13 +12,18 @@ from dataclasses import dataclass
 import comfy.utils
 import torch
 
+from ...layers.keep import GivenLayers
 from ...method.masks import area_average
 from ...method.streams import Layers, StreamLayout
 from ..models.latents import described, require_picture
+from .foregrounds import CANVAS_KEY, FOREGROUNDS_KEY, Regions, of_own, require_one
 from .given_layers import GIVEN_KEY, KEEP_KEY, KEPT_KEY, given_layers
 
 MASK, KEEP, CLEAN = 0, 1, 2  # channels of a packed mask: the host's mask, keep, and from there the given latents' own
 CHANNELS = 4
+REGION = CLEAN + CHANNELS  # channel of the regions, where there are any
+STACKED_KEY = "layerfusion_stacked"  # of the number of foregrounds in a stacked LATENT
+_OF_A_RUN = (GIVEN_KEY, KEEP_KEY, KEPT_KEY, CANVAS_KEY, FOREGROUNDS_KEY, STACKED_KEY)
 _BETWEEN = "LayerFusion Stack Latents must be the last node before the sampler: change latents, batch and masks before it"
 
 
@@ -27,46 +32,76 @@ class StackedStart:
     """What a run of the guider starts from, in rows of all streams (R = N * S).
 
     latent: (R, C, h, w); mask: the host's denoise mask (R, 1, H, W) or None; keep: (R, 1, h, w) and clean, the given
-    layers (R, C, h, w), or None without given layers.
+    layers and empty canvases (R, C, h, w), or None without any; region: where the foregrounds may be, (N * K, h, w), or None.
     """
 
     latent: torch.Tensor
     mask: torch.Tensor | None
     keep: torch.Tensor | None = None
     clean: torch.Tensor | None = None
+    region: torch.Tensor | None = None
 
 
-def stack_latent(latent: dict, foreground_count: int = 1) -> dict:
+def stack_latent(latent: dict, foreground_count: int = 1, regions: Regions | None = None, own: int = 0) -> dict:
     """A LATENT for a LayerFusion guider: its samples (N, C, h, w) as they are, what the N * S rows need in its noise mask.
 
-    So noise nodes draw for N pictures, as for a lone run. ValueError for what is stacked already, and for given layers
-    of another layout.
+    So noise nodes draw for N pictures, as for a lone run. own: which foreground a single given one is. ValueError for what
+    is stacked already, for given layers of another layout, and for regions of another batch.
     """
     samples, layout = latent.get("samples"), StreamLayout(foreground_count)
     require_picture("latent", samples)
+    require_one("latent", latent)
     if _packed(latent.get("noise_mask"), layout):
         raise ValueError(
             "latent: got one that went through LayerFusion Stack Latents before; connect it to the sampler as it is, or take "
             "it apart with LayerFusion Split Latents first"
         )
     given = given_layers(latent)
-    out = {key: value for key, value in latent.items() if key not in (GIVEN_KEY, KEEP_KEY, KEPT_KEY)}
+    out = {key: value for key, value in latent.items() if key not in _OF_A_RUN} | {STACKED_KEY: foreground_count}
     rows = samples.shape[0] * layout.count
     mask = stream_mask(latent, layout)
-    if given is None:
+    if given is None and regions is None:
         mask = samples.new_ones(rows, 1, *samples.shape[-2:]) if mask is None else mask
         return {**out, "noise_mask": torch.cat([mask, torch.zeros_like(mask)], dim=1)}
-    if given.layers.layout != layout:
-        raise ValueError(
-            f"the given layers are {', '.join(given.layers.layout.names)}, and the run makes {', '.join(layout.names)}: give "
-            "LayerFusion Given Layers as many foregrounds as the sampler"
-        )
-    keep, clean = given.keep_rows(), given.rows(torch.zeros_like(samples))
+    if given is None:
+        keep, clean = samples.new_zeros(rows, 1, *samples.shape[-2:]), samples.repeat_interleave(layout.count, dim=0)
+    else:
+        given = GivenLayers(of_own(given.layers, foreground_count, own))
+        if given.layers.layout != layout:
+            raise ValueError(
+                f"the given layers are {', '.join(given.layers.layout.names)}, and the run makes {', '.join(layout.names)}: "
+                "give LayerFusion Given Layers one foreground, which is the sampler's own, or as many as the sampler"
+            )
+        keep, clean = given.keep_rows(), given.rows(torch.zeros_like(samples))
+        out |= {KEEP_KEY: keep, KEPT_KEY: clean}
     if mask is None:
         mask = torch.ones_like(keep)
     mask = torch.nn.functional.interpolate(mask.to(keep), size=keep.shape[-2:], mode="bilinear")  # as the host does
-    out |= {KEEP_KEY: keep, KEPT_KEY: clean}
-    return {**out, "noise_mask": torch.cat([mask, keep, clean], dim=1)}
+    if regions is None:
+        return {**out, "noise_mask": torch.cat([mask, keep, clean], dim=1)}
+    inside = regions.cells(samples).to(keep)  # (N, K, h, w)
+    keep, clean = _held_outside(keep, clean, inside, regions.canvas, given, layout)
+    scenes = inside.new_ones(inside.shape[0], 2, *inside.shape[-2:])
+    region = torch.cat([inside, scenes], dim=1).flatten(0, 1).unsqueeze(1)
+    return {**out, CANVAS_KEY: regions.canvas, "noise_mask": torch.cat([mask, keep, clean.to(keep), region], dim=1)}
+
+
+def _held_outside(
+    keep: torch.Tensor, clean: torch.Tensor, inside: torch.Tensor, canvas: torch.Tensor, given: GivenLayers | None,
+    layout: StreamLayout,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """keep and clean in rows, with the foregrounds held outside their regions (N, K, h, w) for as long as a cell lies outside.
+
+    At the empty canvas; a given foreground stays as it is given.
+    """
+    keep, clean = layout.grouped(keep.clone()), layout.grouped(clean.clone())
+    outside = 1.0 - inside
+    for k in range(layout.foreground_count):
+        outer = outside[:, k, None]
+        if given is None or given.layers.foregrounds[k] is None:
+            clean[:, k] = torch.where(outer > 0, canvas.to(clean), clean[:, k])
+        keep[:, k] = torch.maximum(keep[:, k], outer)
+    return keep.flatten(0, 1), clean.flatten(0, 1)
 
 
 def stream_mask(latent: dict, layout: StreamLayout) -> torch.Tensor | None:
@@ -80,7 +115,7 @@ def stream_mask(latent: dict, layout: StreamLayout) -> torch.Tensor | None:
 
 
 def _packed(mask: torch.Tensor | None, layout: StreamLayout) -> bool:
-    kinds = CLEAN, CLEAN + CHANNELS
+    kinds = CLEAN, REGION, REGION + 1
     return mask is not None and mask.ndim == 4 and mask.shape[1] in kinds and mask.shape[0] % layout.count == 0
 
 
@@ -92,30 +127,38 @@ def unstack_start(latent: torch.Tensor, mask: torch.Tensor | None, layout: Strea
     """
     if not _packed(mask, layout):
         raise ValueError(
-            f"expected a latent from LayerFusion Stack Latents, got {described(latent)} without what that node adds: "
-            f"put it between the latent and the sampler. {_BETWEEN}"
+            f"expected a latent from LayerFusion Stack Latents, got {described(latent)} without what that node adds for "
+            f"{layout.foreground_count} foreground(s): put it between the latent and the sampler, and connect the same "
+            f"foregrounds to it and to LayerFusion Guider. {_BETWEEN}"
         )
     rows, pictures = mask.shape[0], mask.shape[0] // layout.count
     if latent.shape[0] not in (rows, pictures):
-        raise ValueError(f"the batch was changed from {pictures} pictures to {latent.shape[0]}. {_BETWEEN}")
+        raise ValueError(
+            f"the batch was changed from {pictures} pictures to {latent.shape[0]}, or LayerFusion Guider and LayerFusion Stack "
+            f"Latents have not the same foregrounds. {_BETWEEN}"
+        )
     goes_on = latent.shape[0] == rows
     host = mask[:, MASK : MASK + 1]
     host = None if (host == 1).all() else host
     if mask.shape[1] == CLEAN:
         return StackedStart(latent if goes_on else latent.repeat_interleave(layout.count, dim=0), host)
-    keep, clean = mask[:, KEEP : KEEP + 1], mask[:, CLEAN:].to(latent)
+    keep, clean = mask[:, KEEP : KEEP + 1], mask[:, CLEAN:REGION].to(latent)
+    region = None
+    if mask.shape[1] > REGION:
+        region = layout.grouped(mask[:, REGION])[:, : layout.foreground_count].flatten(0, 1)
+        region = area_average(region, tuple(latent.shape[-2:])) if region.shape[-2:] != latent.shape[-2:] else region
     if not goes_on and not any(torch.equal(latent, stream) for stream in layout.split(clean).streams):
         raise ValueError(f"the latent was changed after given layers were stacked, and they would not follow. {_BETWEEN}")
     if not keep.any():
-        return StackedStart(latent if goes_on else clean, host)
+        return StackedStart(latent if goes_on else clean, host, region=region)
     if clean.shape[-2:] != latent.shape[-2:]:  # a run before was enlarged: its layers are the given ones now
-        return StackedStart(latent, host, area_average(keep, tuple(latent.shape[-2:])), latent)
-    return StackedStart(latent if goes_on else clean, host, keep, clean)
+        return StackedStart(latent, host, area_average(keep, tuple(latent.shape[-2:])), latent, region)
+    return StackedStart(latent if goes_on else clean, host, keep, clean, region)
 
 
-def split_latent(latent: dict, foreground_count: int = 1) -> Layers:
-    """Take a guider's result apart: a LATENT per layer."""
-    samples, mask, layout = latent.get("samples"), latent.get("noise_mask"), StreamLayout(foreground_count)
+def split_latent(latent: dict) -> Layers:
+    """Take a guider's result apart: a LATENT per layer, of as many foregrounds as were stacked."""
+    samples, mask, layout = latent.get("samples"), latent.get("noise_mask"), StreamLayout(latent.get(STACKED_KEY, 1))
     rows = isinstance(samples, torch.Tensor) and samples.ndim == 4 and samples.shape[0]
     if not rows or rows % layout.count or (_packed(mask, layout) and mask.shape[0] != rows):
         raise ValueError(
@@ -125,10 +168,13 @@ def split_latent(latent: dict, foreground_count: int = 1) -> Layers:
     out = {
         k: v
         for k, v in latent.items()
-        if not k.startswith("downscale_ratio") and k not in ("noise_mask", "batch_index", GIVEN_KEY, KEEP_KEY, KEPT_KEY)
+        if not k.startswith("downscale_ratio") and k not in ("noise_mask", "batch_index", *_OF_A_RUN)
     }
     layers = layout.split(samples).map(lambda samples: {**out, "samples": samples.contiguous()})
     for key in (KEEP_KEY, KEPT_KEY):
         if key in latent:
             layers = layers.map(lambda layer, part, key=key: {**layer, key: part}, layout.split(latent[key]))
+    if CANVAS_KEY in latent:
+        canvas = {CANVAS_KEY: latent[CANVAS_KEY]}
+        layers = layers._replace(foregrounds=tuple({**layer, **canvas} for layer in layers.foregrounds))
     return layers

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -88,14 +88,17 @@ class TextColumns:
 class Run:
     """One run of a sampler on latents of `shape` (rows, 4, h, w).
 
-    rises: whether it looks for the noise of pictures instead of pictures. maps: of the evaluation before, None at first;
-    record: the maps of all; columns: of the foregrounds' prompts, by uuid of the stacked conditioning entry they are part
-    of; lengths: of all streams' texts, by uuid of the entry and the text's key.
+    rises: whether it looks for the noise of pictures instead of pictures. region: where the foregrounds may be, (N * K, h, w)
+    in [0, 1], None for anywhere. maps: of the evaluation before, None at first; record: the maps of all; columns: of the
+    foregrounds' prompts, by uuid of the stacked conditioning entry they are part of; lengths: of all streams' texts, by uuid
+    of the entry and the text's key.
     """
 
-    def __init__(self, settings: Settings, shape: torch.Size, rises: bool = False):
+    def __init__(
+        self, settings: Settings, shape: torch.Size, rises: bool = False, region: torch.Tensor | None = None
+    ):
         height, width = shape[-2:]
-        self.settings, self.rises = settings, rises
+        self.settings, self.rises, self.region = settings, rises, region
         self.cells = height, width
         self.maps: PriorMaps | None = None
         self.record = PriorRecord(
@@ -147,7 +150,11 @@ class Pass:
         """The maps of all that the forwards of this pass have read, or None when that is not complete."""
         read = [self._read[uuid] for uuid in self.run.columns if uuid in self._read]
         maps = prior_maps(read, self.settings.last)
-        return None if maps is None else self.settings.blending.priors(maps)
+        if maps is None:
+            return None
+        if self.run.region is not None:
+            self.run.region = self.run.region.to(maps.structure.device)  # a copy in the first evaluation only
+        return self.settings.blending.priors(replace(maps, region=self.run.region))
 
     def blends(self, site: str, grid: Grid) -> bool:
         """Whether the outputs of an attention of `grid` tokens are blended."""
