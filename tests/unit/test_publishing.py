@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -166,3 +167,11 @@ def test_the_readme_tells_a_newcomer_what_there_is_in_short():
     links = [bracketed or plain for bracketed, plain in re.findall(r"\]\((?:<([^>]+)>|([^)\s]+))\)", readme)]
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (CHECKOUT / link.split("#")[0]).is_file()] == []
+
+
+def test_the_readme_lists_every_node_by_the_name_it_is_shown_with():
+    nodes = text("README.md").split("\n## Nodes\n")[1].split("\n## ")[0]
+    listed = ", ".join(re.findall(r"^\| ([^|]+) \|", nodes, re.MULTILINE)).replace("LayerFusion ", "").split(", ")
+    names = [node["display_name"] for node in json.loads(text("locales/en/nodeDefs.json")).values()]
+    shown = [part for name in names for part in name.replace("LayerFusion ", "").split(", ")]
+    assert len(names) >= 24 and sorted(set(shown) - set(listed)) == []
