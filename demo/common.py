@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "demo")]  # the pack's pure core and the d
 
 import scenes  # noqa: E402
 
-LATENT_SCALE = 0.13025  # SDXL's
+SCALE_FACTOR = 0.13025  # SDXL's
 RECIPE = "LayerFusion demonstration model: procedural scenes, demo/train.py"
 LICENSE = "GPL-3.0-or-later"
 log = logging.getLogger("demo")

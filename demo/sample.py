@@ -9,7 +9,7 @@ import stage_unet
 import stage_vae
 import torch
 import unet
-from common import LATENT_SCALE, Settings
+from common import SCALE_FACTOR, Settings
 
 
 def sigmas(steps: int) -> torch.Tensor:
@@ -53,7 +53,7 @@ class Sampler:
             eps = eps[batch:] + cfg * (eps[:batch] - eps[batch:])
             denoised = x - sigma * eps
             if following == 0:
-                return denoised / LATENT_SCALE, (self.vae.decode(denoised / LATENT_SCALE) + 1) / 2
+                return denoised / SCALE_FACTOR, (self.vae.decode(denoised / SCALE_FACTOR) + 1) / 2
             h = (sigma / following).log()
             mixed = denoised
             if previous is not None:

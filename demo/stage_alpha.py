@@ -9,7 +9,7 @@ from __future__ import annotations
 import stage_vae
 import torch
 from common import (
-    LATENT_SCALE,
+    SCALE_FACTOR,
     Average,
     Clock,
     Settings,
@@ -43,7 +43,7 @@ def inputs(vae, grey: torch.Tensor, noise: float) -> tuple[torch.Tensor, torch.T
     """Decoded picture in [0, 1] and unscaled latent, after latent noise of up to `noise` standard deviations."""
     with torch.no_grad():
         latent = vae.encode(grey * 2 - 1)
-        strength = noise * torch.rand(len(grey), 1, 1, 1, device=grey.device) / LATENT_SCALE
+        strength = noise * torch.rand(len(grey), 1, 1, 1, device=grey.device) / SCALE_FACTOR
         latent = latent + strength * torch.randn_like(latent)
         return (vae.decode(latent) + 1) / 2, latent
 

@@ -8,7 +8,7 @@ import random
 import stage_text
 import stage_vae
 import torch
-from common import LATENT_SCALE, Settings, half_precision, log, save_checkpoint, scene_seed
+from common import SCALE_FACTOR, Settings, half_precision, log, save_checkpoint, scene_seed
 from scenes import Scene, draw_batch, random_scene
 from vocabulary import GREY_CAPTION, background_caption, composite_caption, foreground_caption
 
@@ -46,10 +46,10 @@ def build(settings: Settings) -> None:
             pictures = torch.stack([d.on_grey, d.background, d.composite], 1).flatten(0, 1) * 2 - 1
             with torch.no_grad(), half_precision(settings):
                 z = torch.cat([vae.encode(part).float() for part in pictures.split(128)])
-            latents.append((z * LATENT_SCALE).unflatten(0, (-1, 3)).to(torch.bfloat16))
+            latents.append((z * SCALE_FACTOR).unflatten(0, (-1, 3)).to(torch.bfloat16))
     latents = torch.cat(latents)
     with torch.no_grad():
-        grey = vae.encode(torch.zeros(1, 3, settings.size, settings.size, device=settings.device))[0] * LATENT_SCALE
+        grey = vae.encode(torch.zeros(1, 3, settings.size, settings.size, device=settings.device))[0] * SCALE_FACTOR
         context, pooled = embed(settings, list(captions))
     log.info(
         "latents: %d scenes, %d captions, deviation %.3f", len(latents), len(captions), latents.float().std().item()

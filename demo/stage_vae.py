@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from common import (
-    LATENT_SCALE,
+    SCALE_FACTOR,
     Average,
     Clock,
     Settings,
@@ -21,7 +21,7 @@ from torch import Tensor
 from layerfusion_core.vae.demo_autoencoder import DemoAutoencoder
 
 HELD_OUT = 10_000_000
-CONFIG = {"latent_channels": 4, "downscale": 8, "latent_scale": LATENT_SCALE}
+CONFIG = {"latent_channels": 4, "downscale": 8, "latent_scale": SCALE_FACTOR}
 PEAK_RATE = 1.5e-3
 
 
@@ -80,10 +80,10 @@ def save(settings: Settings, model: DemoAutoencoder, pictures: Tensor) -> None:
     folded = folded.to(settings.device)
     with torch.no_grad():
         z = torch.cat([folded.encode(from_bytes(part)) for part in pictures[:1500].split(50)])
-        mean, scale = z.mean((0, 2, 3)), z.std((0, 2, 3)) * LATENT_SCALE
+        mean, scale = z.mean((0, 2, 3)), z.std((0, 2, 3)) * SCALE_FACTOR
         # The grey canvas must stay representable everywhere; padding is zero in latent space, so no bias is folded
         # into the decoder's first convolution: only the scale is, and the mean is small by the choice of thumbnails.
-        log.info("vae: channel means %s, deviations %s", mean.tolist(), (scale / LATENT_SCALE).tolist())
+        log.info("vae: channel means %s, deviations %s", mean.tolist(), (scale / SCALE_FACTOR).tolist())
         head, stem = folded.encoder.head, folded.decoder.stem
         head.weight.div_(scale.view(-1, 1, 1, 1))
         head.bias.div_(scale)

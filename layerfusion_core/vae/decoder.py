@@ -7,17 +7,18 @@ at 1/8 resolution, and returns alpha and straight colour.
 The network is the published one: key names are those of `vae_transparent_decoder.safetensors` (538 tensors,
 104,104,804 parameters). Widths, depth and the place of the attention layers are read from the file, so that a smaller
 network of the same family loads through the same code.
+
+One pass at 1024 x 1024 adds 1.5 GiB to a process on a CPU, in fp32; that of SDXL's own VAE, which comes first in every graph, adds
+more than twice as much. So there is nothing here to save memory, such as bands of rows (docs/performance.md).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from .bands import Rows, activated, convolved, doubled, joined, rows_of
 
 LATENT_LEVEL = 3
 """The latent enters right before this down block, where the picture is 1/8 of its size."""
@@ -58,23 +59,15 @@ class ResnetBlock(nn.Module):
     def __init__(self, ops, inputs: int, outputs: int, groups: int, **factory) -> None:
         super().__init__()
         self.norm1 = ops.GroupNorm(groups, inputs, eps=1e-5, **factory)
-        self.conv1 = ops.Conv2d(inputs, outputs, 3, padding=(0, 1), **factory)
+        self.conv1 = ops.Conv2d(inputs, outputs, 3, padding=1, **factory)
         self.norm2 = ops.GroupNorm(groups, outputs, eps=1e-5, **factory)
-        self.conv2 = ops.Conv2d(outputs, outputs, 3, padding=(0, 1), **factory)
+        self.conv2 = ops.Conv2d(outputs, outputs, 3, padding=1, **factory)
         self.conv_shortcut = ops.Conv2d(inputs, outputs, 1, **factory) if inputs != outputs else None
 
-    def forward(self, x: Rows, out: Tensor | None = None) -> Tensor:
-        """The block's output; out: a part of `x` that it may be written into."""
-        h = rows_of(convolved(self.conv1, activated(self.norm1, x)).whole())
-        h = convolved(self.conv2, activated(self.norm2, h))
-
-        def read(top: int, bottom: int) -> Tensor:
-            residual = x.read(top, bottom)
-            if self.conv_shortcut is not None:
-                residual = self.conv_shortcut(residual)
-            return _add(h.read(top, bottom), residual)
-
-        return replace(h, read=read, widest=max(h.widest, x.widest)).whole(out)
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 class AttentionBlock(nn.Module):
@@ -98,7 +91,7 @@ class AttentionBlock(nn.Module):
         )
         out = F.scaled_dot_product_attention(q, k, v)
         out = self.to_out[0](out.transpose(1, 2).flatten(2))  # (B, T, C)
-        return _add(out.transpose(1, 2).reshape(batch, channels, height, width), x)
+        return out.transpose(1, 2).reshape(batch, channels, height, width) + x
 
 
 class Resample(nn.Module):
@@ -106,7 +99,7 @@ class Resample(nn.Module):
 
     def __init__(self, ops, channels: int, stride: int, **factory) -> None:
         super().__init__()
-        self.conv = ops.Conv2d(channels, channels, 3, stride=stride, padding=(0, 1), **factory)
+        self.conv = ops.Conv2d(channels, channels, 3, stride=stride, padding=1, **factory)
 
 
 class Level(nn.Module):
@@ -120,9 +113,9 @@ class Level(nn.Module):
                 [AttentionBlock(ops, o, cfg.groups, cfg.head_dim, **factory) for _, o in channels]
             )
 
-    def block(self, index: int, x: Rows, out: Tensor | None = None) -> Tensor:
-        """Residual block `index`, and the attention that follows it; out: see ResnetBlock."""
-        h = self.resnets[index](x, out)
+    def block(self, index: int, x: Tensor) -> Tensor:
+        """Residual block `index`, and the attention that follows it."""
+        h = self.resnets[index](x)
         return self.attentions[index](h) if hasattr(self, "attentions") else h
 
 
@@ -136,10 +129,10 @@ class MidBlock(nn.Module):
             self.attentions = nn.ModuleList([AttentionBlock(ops, channels, cfg.groups, cfg.head_dim, **factory)])
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.resnets[0](rows_of(x))
+        x = self.resnets[0](x)
         if hasattr(self, "attentions"):
             x = self.attentions[0](x)
-        return self.resnets[1](rows_of(x))
+        return self.resnets[1](x)
 
 
 class TransparentDecoder(nn.Module):
@@ -159,7 +152,7 @@ class TransparentDecoder(nn.Module):
         ops, factory = operations, {"dtype": dtype, "device": device}
         widths, layers, last = config.widths, config.layers_per_block, len(config.widths) - 1
 
-        self.conv_in = ops.Conv2d(config.in_channels, widths[0], 3, padding=(0, 1), **factory)
+        self.conv_in = ops.Conv2d(config.in_channels, widths[0], 3, padding=1, **factory)
         self.latent_conv_in = ops.Conv2d(config.latent_channels, widths[LATENT_LEVEL - 1], 1, **factory)
 
         self.down_blocks = nn.ModuleList()
@@ -188,7 +181,7 @@ class TransparentDecoder(nn.Module):
             self.up_blocks.append(level)
 
         self.conv_norm_out = ops.GroupNorm(config.groups, widths[0], eps=1e-5, **factory)
-        self.conv_out = ops.Conv2d(widths[0], config.out_channels, 3, padding=(0, 1), **factory)
+        self.conv_out = ops.Conv2d(widths[0], config.out_channels, 3, padding=1, **factory)
 
     def forward(self, pixels: Tensor, latent: Tensor) -> Tensor:
         """Alpha and straight colour of a foreground, not clipped.
@@ -196,38 +189,23 @@ class TransparentDecoder(nn.Module):
         pixels: (B, 3, H, W) in [0, 1], the foreground latent decoded by the ordinary VAE; H and W multiples of
         `config.multiple`. latent: (B, 4, H/8, W/8), VAE space, unscaled. Returns (B, 4, H, W): A, R, G, B.
         """
-        entry = convolved(self.conv_in, rows_of(pixels))
-        first = self.down_blocks[0]
-        again = [entry.whole, lambda: first.block(0, entry)]  # the first two skips: large, and cheap to make again
-        x = entry.whole()
-        skips: list[Tensor] = []  # the others
+        x = self.conv_in(pixels)
+        skips = [x]
         for i, level in enumerate(self.down_blocks):
             if i == LATENT_LEVEL:
                 x = x + self.latent_conv_in(latent)  # the skip saved just before stays without it
             for j in range(len(level.resnets)):
-                x = level.block(j, rows_of(x))
-                if (i, j) != (0, 0):
-                    skips.append(x)
+                x = level.block(j, x)
+                skips.append(x)
             if hasattr(level, "downsamplers"):
-                x = convolved(level.downsamplers[0].conv, rows_of(x)).whole()
+                x = level.downsamplers[0].conv(x)
                 skips.append(x)
 
         x = self.mid_block(x)
 
-        rows = rows_of(x)
-        for i, level in zip(reversed(range(len(self.up_blocks))), self.up_blocks):
+        for level in self.up_blocks:
             for j in range(len(level.resnets)):
-                skip = skips.pop() if skips else again.pop()()
-                out = skip if skip.shape[1] == self.config.widths[i] else None  # the result may take its place
-                x = level.block(j, joined(rows, rows_of(skip)), out)
-                rows = rows_of(x)
-            if i > 0:
-                rows = convolved(level.upsamplers[0].conv, doubled(x))
-                if i > 1 or torch.is_grad_enabled():  # the largest is made where it is read, three times
-                    rows = rows_of(rows.whole())
-        return convolved(self.conv_out, activated(self.conv_norm_out, rows)).whole()
-
-
-def _add(fresh: Tensor, x: Tensor) -> Tensor:
-    """`fresh + x`, into `fresh` when no gradient is wanted."""
-    return fresh + x if torch.is_grad_enabled() else fresh.add_(x)
+                x = level.block(j, torch.cat([x, skips.pop()], dim=1))
+            if hasattr(level, "upsamplers"):
+                x = level.upsamplers[0].conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv_out(F.silu(self.conv_norm_out(x)))

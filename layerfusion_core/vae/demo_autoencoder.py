@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .decoder import LATENT_SCALE
+
 LATENT_CHANNELS = 4
-DOWNSCALE = 8
 ENCODER = ((32, 1), (48, 1), (80, 1))
 """Width and number of residual blocks at 1/2, 1/4 and 1/8 of the picture."""
 DECODER = ((112, 3), (80, 2), (40, 2), (20, 1))
@@ -109,9 +110,9 @@ class DemoAutoencoder(nn.Module):
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (B, 3, H, W) in [-1, 1] to latent (B, 4, H/8, W/8) of standard deviation about 1 / 0.13025."""
         height, width = pixels.shape[-2:]
-        if height % DOWNSCALE or width % DOWNSCALE:
+        if height % LATENT_SCALE or width % LATENT_SCALE:
             raise ValueError(
-                f"expected a height and width divisible by {DOWNSCALE}, got {height}x{width}; crop or resize"
+                f"expected a height and width divisible by {LATENT_SCALE}, got {height}x{width}; crop or resize"
             )
         return self.encoder(pixels)
 

@@ -26,7 +26,7 @@ from .weights import build_unets
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "demo" / "models"
-LATENT_SCALE = 0.13025  # SDXL: model-space latent = VAE latent * 0.13025
+SCALE_FACTOR = 0.13025  # SDXL: model-space latent = VAE latent * 0.13025
 FIGURE_PERCENT = 0.8  # the paper shows its masks at t = 0.8 T
 
 
@@ -205,7 +205,7 @@ def generate(
     )
     priors = result.pop("priors")
 
-    latents = {stream: latent / LATENT_SCALE for stream, latent in result.items()}
+    latents = {stream: latent / SCALE_FACTOR for stream, latent in result.items()}
     pixels = {stream: (models.vae.decode(latent) + 1) / 2 for stream, latent in latents.items()}
     colour, alpha = core("vae.decode").decode_transparent(
         models.transparent_decoder, pixels["foreground"], latents["foreground"], ensemble

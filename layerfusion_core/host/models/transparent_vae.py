@@ -17,19 +17,19 @@ from ...vae.decode import DecodeFn, Progress, decode_transparent
 from ...vae.decoder import TransparentDecoder
 from ...vae.encode import OffsetEncoder
 from ...vae.tiling import tiled
+from ...weights.formats import PAGE
 from .folders import layer_model_path
 from .management import managed
 from .weight_files import read_weight_file
 
 log = logging.getLogger(__name__)
 
-PAGE = "https://huggingface.co/LayerDiffusion/layerdiffusion-v1"
 DECODER = ("transparent VAE decoder", "vae_transparent_decoder.safetensors", PAGE)  # for messages about a missing file
 ENCODER = ("transparent VAE encoder", "vae_transparent_encoder.safetensors", PAGE)
 NO_ENCODER = "none"
 
-ACTIVATION_FACTOR = 8
-"""Working memory of one pass, in feature maps of the first width at full size (4.3 on a CPU; bands are larger elsewhere)."""
+ACTIVATION_FACTOR = 16
+"""Working memory of one pass, in feature maps of the first width at full size (12 on a CPU, and what kernels need elsewhere)."""
 
 RESCUE_TILE = 512
 """Tile size when a picture does not fit into memory in one piece."""
