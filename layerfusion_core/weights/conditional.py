@@ -13,16 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .formats import (
-    LATENT_CHANNELS,
-    PAGE,
-    WANTED,
-    Delta,
-    ForegroundWeights,
-    Packaging,
-    other_content,
-    parse_layerdiffuse,
-)
+from .formats import LATENT_CHANNELS, PAGE, WANTED, ForegroundWeights, Packaging, lora_named, other_content
 
 AUTO = "auto"
 TITLE = "Conditional weights"
@@ -136,11 +127,10 @@ def _named(name: str) -> str | None:
 def parse_conditional(tensors: Mapping[str, Tensor], name: str = "the file", kind: str = AUTO) -> ConditionalWeights:
     """Read the tensors of one of the four files; nothing is copied. ValueError as `recognise_conditional` and `parse`."""
     found = recognise_conditional({key: tuple(tensor.shape) for key, tensor in tensors.items()}, name, kind)
-    packaging, entries = Packaging.DIFFUSERS, {key: Delta(tensor) for key, tensor in tensors.items()}
-    if any("::" in key for key in tensors):
-        packaging, entries = Packaging.LAYERDIFFUSE, parse_layerdiffuse(tensors, name, _EXPECTED)
-    first = next(key for file, key in _FIRST.items() if file in tensors)
-    widened = entries[first].weight
-    entries[first] = Delta(widened[:, :LATENT_CHANNELS])
-    weights = ForegroundWeights(packaging, name, entries, title=TITLE, expected=_EXPECTED)
+    packaging = Packaging.LAYERDIFFUSE if any("::" in key for key in tensors) else Packaging.DIFFUSERS
+    named = lora_named(tensors, packaging, name, _EXPECTED)
+    first = next(f"{key}.diff" for file, key in _FIRST.items() if file in tensors)
+    widened = named[first]
+    named[first] = widened[:, :LATENT_CHANNELS]
+    weights = ForegroundWeights(packaging, name, named, title=TITLE, expected=_EXPECTED)
     return ConditionalWeights(found, weights, widened[:, LATENT_CHANNELS:])

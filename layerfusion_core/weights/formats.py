@@ -1,20 +1,22 @@
-"""Foreground weights (LayerDiffuse and its repackagings): recognised by content, read into one typed structure.
+"""Foreground weight files (LayerDiffuse and its repackagings): recognised by content, brought to one naming.
 
 The key grammars (which file uses which is nowhere written in the files, so names of tensors decide):
 - LayerDiffuse: `<model key>::lora::0` (up, `[out, r]`), `::lora::1` (down, `[r, in]`), `::lora::2` (alpha) and
   `<model key>::diff::0` (full delta); model keys carry ComfyUI's `diffusion_model.` prefix.
 - Diffusers deltas: parameter names of diffusers' UNet, each tensor a full delta.
-- LoRA files (kohya, diffusers, PEFT, ...): left as they are, for the host's own reader.
+- LoRA files (kohya, diffusers, PEFT, ...): the naming that all are brought to, which the host's own reader knows.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from torch import Tensor
+
+from .changes import LowRank
 
 LATENT_CHANNELS = 4
 WANTED = "layer_xl_transparent_attn.safetensors"
@@ -31,64 +33,17 @@ class Packaging(str, Enum):
 
 
 @dataclass(frozen=True)
-class LowRank:
-    """delta = scale * up @ down, scale = alpha / rank, or 1 without an alpha. up (out, r[, 1, 1]), down (r, in[, kh, kw])."""
-
-    up: Tensor
-    down: Tensor
-    alpha: float | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the weight this changes: (out, in)."""
-        return (self.up.shape[0], *self.down.shape[1:])
-
-    @property
-    def scale(self) -> float:
-        """The factor on up @ down."""
-        return 1.0 if self.alpha is None else self.alpha / self.down.shape[0]
-
-    @property
-    def fits_together(self) -> bool:
-        """Whether the halves have the shapes above, and a rank of at least 1."""
-        up, down = self.up.shape, self.down.shape
-        return len(up) >= 2 and len(down) >= 2 and up[1] == down[0] > 0 and all(side == 1 for side in up[2:])
-
-    @property
-    def changes(self) -> bool:
-        """Whether the delta can be other than zero."""
-        return self.scale != 0 and bool(self.up.any()) and bool(self.down.any())
-
-
-@dataclass(frozen=True)
-class Delta:
-    """A full-shape difference, added to the parameter of the same shape."""
-
-    weight: Tensor
-
-    @property
-    def changes(self) -> bool:
-        """Whether the delta is other than zero."""
-        return bool(self.weight.any())
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the parameter this changes."""
-        return tuple(self.weight.shape)
-
-
-@dataclass(frozen=True)
 class ForegroundWeights:
     """A foreground weight file, read.
 
-    entries: {parameter name, in the naming of the packaging: change}; empty for Packaging.LORA, whose tensors stay as
-    they came in `tensors`. name: the file's name; title and expected: what messages call it, and ask for.
+    tensors: named as in a LoRA file, `<what is changed>.lora_up.weight`, `.lora_down.weight`, `.alpha`, `.diff`, ...; what is
+    changed is a module or, in the files that are no LoRAs, a parameter. name: the file's; title and expected: what messages
+    call it, and ask for.
     """
 
     packaging: Packaging
     name: str
-    entries: dict[str, LowRank | Delta] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    tensors: dict[str, Tensor]
     title: str = "Foreground weights"
     expected: str = _EXPECTED
 
@@ -123,18 +78,26 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], name: str = "the file") -> 
 
 
 def parse(tensors: Mapping[str, Tensor], name: str = "the file") -> ForegroundWeights:
-    """Read the tensors of a foreground weight file into typed entries; nothing is copied.
+    """Bring the tensors of a foreground weight file to the naming of LoRA files; nothing is copied.
 
-    ValueError as `recognise`, and for a missing up or down half, halves that do not fit together, an alpha that is no
-    number, and unknown patch types.
+    ValueError as `recognise`, and for a missing up or down half, a difference given both as lora and as diff, an alpha that is
+    no number, and in LayerDiffuse's files for halves that do not fit together and unknown patch types.
     """
     packaging = recognise({key: tuple(tensor.shape) for key, tensor in tensors.items()}, name)
+    return ForegroundWeights(packaging, name, lora_named(tensors, packaging, name))
+
+
+def lora_named(
+    tensors: Mapping[str, Tensor], packaging: Packaging, name: str, expected: str = _EXPECTED
+) -> dict[str, Tensor]:
+    """The tensors of a file of this packaging, named as in a LoRA file; ValueError as `parse`, ending in `expected`."""
+    named = dict(tensors)
     if packaging is Packaging.LAYERDIFFUSE:
-        return ForegroundWeights(packaging, name, parse_layerdiffuse(tensors, name))
-    if packaging is Packaging.DIFFUSERS:
-        return ForegroundWeights(packaging, name, {key: Delta(tensor) for key, tensor in tensors.items()})
-    _check_lora(tensors, name)
-    return ForegroundWeights(packaging, name, tensors=dict(tensors))
+        named = {_lora_name(key, name, expected): tensor for key, tensor in tensors.items()}
+    elif packaging is Packaging.DIFFUSERS:
+        named = {f"{key}.diff": tensor for key, tensor in tensors.items()}
+    _check(named, name, halves_fit=packaging is Packaging.LAYERDIFFUSE)
+    return named
 
 
 def other_content(keys: list[str]) -> str | None:
@@ -164,52 +127,20 @@ def other_content(keys: list[str]) -> str | None:
     return None
 
 
-def parse_layerdiffuse(
-    tensors: Mapping[str, Tensor], name: str, expected: str = _EXPECTED
-) -> dict[str, LowRank | Delta]:
-    """Entries of a file in LayerDiffuse's own grammar, by model key; ValueError as `parse`, ending in `expected`."""
-    slots: dict[tuple[str, str], dict[int, Tensor]] = {}
-    for key, tensor in tensors.items():
-        parts = key.split("::")
-        if len(parts) != 3 or not re.fullmatch("[0-9]{1,3}", parts[2]):
-            raise ValueError(f"{name}: expected '<model key>::<lora or diff>::<number>', got '{key}'. {expected}.")
-        slots.setdefault((parts[0], parts[1]), {})[int(parts[2])] = tensor
-    entries: dict[str, LowRank | Delta] = {}
-    for (key, kind), slot in slots.items():
-        if key in entries:
-            raise ValueError(f"{name}: '{key}' is given both as lora and as diff; expected one of them.")
-        known = {"lora": {0, 1, 2}, "diff": {0}}.get(kind, set())
-        unknown = sorted(set(slot) - known)
-        if unknown:
-            raise ValueError(
-                f"{name}: unknown patch '{key}::{kind}::{unknown[0]}'; expected ::lora::0, ::lora::1 and, as an alpha, "
-                f"::lora::2, or ::diff::0."
-            )
-        entries[key] = _low_rank(key, slot, name) if kind == "lora" else Delta(slot[0])
-    return entries
+_SLOTS = {"lora::0": "lora_up.weight", "lora::1": "lora_down.weight", "lora::2": "alpha", "diff::0": "diff"}
 
 
-def _low_rank(key: str, slot: Mapping[int, Tensor], name: str) -> LowRank:
-    for index, half in ((0, "up"), (1, "down")):
-        if index not in slot:
-            raise ValueError(
-                f"{name}: the {half} half '{key}::lora::{index}' is missing, so the file is incomplete. "
-                f"Download it again."
-            )
-    alpha = _alpha(f"{key}::lora::2", slot[2], name) if 2 in slot else None
-    entry = LowRank(slot[0], slot[1], alpha)
-    if not entry.fits_together:
+def _lora_name(key: str, file: str, expected: str) -> str:
+    """The name in a LoRA file of what LayerDiffuse's file calls `key`."""
+    parts = key.split("::")
+    if len(parts) != 3 or not re.fullmatch("[0-9]{1,3}", parts[2]):
+        raise ValueError(f"{file}: expected '<model key>::<lora or diff>::<number>', got '{key}'. {expected}.")
+    slot = _SLOTS.get(f"{parts[1]}::{int(parts[2])}")
+    if slot is None:
         raise ValueError(
-            f"{name}: the halves of '{key}' do not fit: expected up (out, rank) and down (rank, in) of rank 1 or more, "
-            f"got {tuple(entry.up.shape)} and {tuple(entry.down.shape)}."
+            f"{file}: unknown patch '{key}'; expected ::lora::0, ::lora::1 and, as an alpha, ::lora::2, or ::diff::0."
         )
-    return entry
-
-
-def _alpha(key: str, tensor: Tensor, name: str) -> float:
-    if tensor.numel() != 1:
-        raise ValueError(f"{name}: '{key}' is an alpha, expected one number, got the shape {tuple(tensor.shape)}.")
-    return float(tensor)
+    return f"{parts[0]}.{slot}"
 
 
 # Every spelling of a LoRA tensor known to ComfyUI's reader (comfy/weight_adapter/*.py `load`), after the module name.
@@ -218,8 +149,9 @@ _LORA_SUFFIX = re.compile(
     r"|[._]lora\.(?P<old>up|down)\.weight"
     r"|\.lora_linear_layer\.(?P<linear>up|down)\.weight"
     r"|\.lora_(?P<peft>[AB])(?:\.default)?(?:\.weight)?"
+    r"|\.(?P<full>diff)"
     r"|\.(?:hada_w\w+|hada_t\d|lokr_w\w+|lokr_t\d|a1\.weight|a2\.weight|b1\.weight|b2\.weight|oft_blocks|oft_diag"
-    r"|dora_scale|alpha|diff|diff_b|w_norm|b_norm|set_weight|reshape_weight))$"
+    r"|dora_scale|alpha|diff_b|w_norm|b_norm|set_weight|reshape_weight))$"
 )
 
 
@@ -232,20 +164,28 @@ def lora_modules(keys: Iterable[str]) -> list[str]:
     return list(modules)
 
 
-def _check_lora(tensors: Mapping[str, Tensor], name: str) -> None:
-    halves: dict[str, set[str]] = {}
+def _check(tensors: Mapping[str, Tensor], name: str, halves_fit: bool) -> None:
+    """ValueError for what the host's reader would leave out in silence, or fail on. halves_fit: whether that is looked at."""
+    found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        if key.endswith(".alpha"):
-            _alpha(key, tensor, name)
+        if key.endswith(".alpha") and tensor.numel() != 1:
+            raise ValueError(f"{name}: '{key}' is an alpha, expected one number, got the shape {tuple(tensor.shape)}.")
         match = _LORA_SUFFIX.search(key)
-        half = match and (match["kohya"] or match["old"] or match["linear"] or match["peft"])
-        if match and half in ("up", "down", "A", "B"):
-            halves.setdefault(key[: match.start()], set()).add({"A": "down", "B": "up"}.get(half, half))
-    for module, found in halves.items():
-        if len(found) == 1:
-            missing = ({"up", "down"} - found).pop()
+        part = match and (match["kohya"] or match["old"] or match["linear"] or match["peft"] or match["full"])
+        if part:
+            found.setdefault(key[: match.start()], {})[{"A": "down", "B": "up"}.get(part, part)] = tensor
+    for changed, parts in found.items():
+        missing = {"up", "down"} - set(parts)
+        if "diff" in parts and missing != {"up", "down"}:
+            raise ValueError(f"{name}: '{changed}' is given both as lora and as diff; expected one of them.")
+        if len(missing) == 1:
             raise ValueError(
-                f"{name}: the {missing} half of '{module}' is missing, so the file is incomplete. Download it again."
+                f"{name}: the {missing.pop()} half of '{changed}' is missing, so the file is incomplete. Download it again."
+            )
+        if halves_fit and not missing and not LowRank(parts["up"], parts["down"]).fits_together:
+            raise ValueError(
+                f"{name}: the halves of '{changed}' do not fit: expected up (out, rank) and down (rank, in) of rank 1 or more, "
+                f"got {tuple(parts['up'].shape)} and {tuple(parts['down'].shape)}."
             )
 
 

@@ -325,7 +325,8 @@ def test_models_that_carry_weights_already():
 
 def test_another_models_weights():
     other = weights("fg2ble")
-    other.weights.entries["diffusion_model.nowhere.weight"] = other.weights.entries.pop(FIRST.replace("weight", "bias"))
+    bias = FIRST.replace("weight", "bias")
+    other.weights.tensors["diffusion_model.nowhere.weight.diff"] = other.weights.tensors.pop(f"{bias}.diff")
     with pytest.raises(ValueError, match="Conditional weights layer_xl_fg2ble.safetensors: only .*nowhere"):
         condition_on_layers(models()[0], other, given("fg2ble"))
 

@@ -233,7 +233,7 @@ def test_file_round_trip(model, file, tmp_path):
     save_file(file, path)
     weights = load_foreground_weights(path)
     assert weights.packaging is Packaging.LAYERDIFFUSE and weights.name == "named_anything.safetensors"
-    assert torch.equal(weights.entries[NAME].up, file[f"{NAME}::lora::0"])
+    assert torch.equal(weights.tensors[f"{NAME}.lora_up.weight"], file[f"{NAME}::lora::0"])
     assert torch.equal(sample(apply_foreground(model, weights)), sample(apply_foreground(model, parse(file))))
 
 

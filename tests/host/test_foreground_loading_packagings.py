@@ -155,3 +155,18 @@ def test_wrong_delta_shapes_are_refused(model, diffusers_name):
     deltas[key] = torch.randn(len(deltas[key]) + 1)
     with pytest.raises(ValueError, match=rf"only {len(deltas) - 1} of {len(deltas)} .*{key} \(shape"):
         apply_foreground(model, parse({f"{k}::diff::0": v for k, v in deltas.items()}))
+
+
+def test_biases_that_a_lora_file_brings_along(model):
+    """Such as full fine-tunes turned to LoRA files have: the host's reader makes them patches of their own."""
+    deltas = tiny.deltas(model, lambda key: "diffusion_model.out.0." in key)
+    weight, bias = deltas["diffusion_model.out.0.weight"], deltas["diffusion_model.out.0.bias"]
+    for names in (("diff", "diff_b"), ("w_norm", "b_norm")):
+        file = dict(zip((f"diffusion_model.out.0.{name}" for name in names), (weight, bias)))
+        clone = apply_foreground(model, parse(file))
+        assert clone.patches.keys() == deltas.keys()
+        base, after = merged(model), merged(clone)
+        assert all(torch.allclose(after[key], base[key] + delta) for key, delta in deltas.items())
+        file[f"diffusion_model.out.0.{names[1]}"] = bias[:-1]
+        with pytest.raises(ValueError, match=r"only 0 of 1 .*diffusion_model.out.0 \(shape"):
+            apply_foreground(model, parse(file))

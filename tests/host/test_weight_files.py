@@ -107,11 +107,11 @@ def test_the_numbers_of_a_file_are_looked_at_once(foreground_path, monkeypatch):
     assert count > 10
     load_foreground_weights(str(foreground_path))
     assert len(looked) == count  # another strength
-    name = next(iter(first.entries))
-    up = first.entries[name].up.clone()
+    name = next(iter(first.tensors))
+    up = first.tensors[name].clone()
     save_file({key: tensor * 2 for key, tensor in tiny.foreground_file(models()[0]).items()}, str(foreground_path))
     os.utime(foreground_path, (1, 1))  # within one tick of the clock the time of change may stay
-    assert torch.equal(load_foreground_weights(str(foreground_path)).entries[name].up, up * 2)
+    assert torch.equal(load_foreground_weights(str(foreground_path)).tensors[name], up * 2)
     assert len(looked) == 2 * count
 
 

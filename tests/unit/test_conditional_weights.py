@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from layerfusion_pack.layerfusion_core.weights.changes import LowRank
 from layerfusion_pack.layerfusion_core.weights.conditional import KINDS, parse_conditional, recognise_conditional
-from layerfusion_pack.layerfusion_core.weights.formats import LowRank, Packaging, recognise
+from layerfusion_pack.layerfusion_core.weights.formats import Packaging, lora_modules, recognise
 
 FIRST = "diffusion_model.input_blocks.0.0.weight::diff::0"
 RESNET = "diffusion_model.input_blocks.1.0.in_layers.2.weight::diff::0"
@@ -64,14 +65,15 @@ def test_parts_of_the_first_convolution():
     found = parse_conditional(
         {FIRST: wide, FIRST.replace("weight", "bias"): bias, f"{key}::lora::0": up, f"{key}::lora::1": down}, "fgble2bg"
     )
-    entries = found.weights.entries
+    named = found.weights.tensors
     assert found.weights.packaging is Packaging.LAYERDIFFUSE and found.kind.given == ("foreground", "blended")
-    assert torch.equal(entries[FIRST.removesuffix("::diff::0")].weight, wide[:, :4]) and torch.equal(found.kernel, wide[:, 4:])
-    assert isinstance(entries[key], LowRank) and entries[key].fits_together and entries[key].shape == (8, 8, 3, 3)
+    assert torch.equal(named[f'{FIRST.removesuffix("::diff::0")}.diff'], wide[:, :4]) and torch.equal(found.kernel, wide[:, 4:])
+    change = LowRank(named[f"{key}.lora_up.weight"], named[f"{key}.lora_down.weight"])
+    assert change.fits_together and change.shape == (8, 8, 3, 3)
     assert found.kernel.untyped_storage().data_ptr() == wide.untyped_storage().data_ptr()  # nothing copied
     tensors = {"conv_in.weight": wide, "down_blocks.0.resnets.0.conv1.weight": down}
     theirs = parse_conditional(tensors, "fgble2bg")
-    assert theirs.weights.packaging is Packaging.DIFFUSERS and theirs.weights.entries.keys() == tensors.keys()
+    assert theirs.weights.packaging is Packaging.DIFFUSERS and lora_modules(theirs.weights.tensors) == list(tensors)
 
 
 def test_as_foreground_weights_they_are_sent_to_their_node():

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from layerfusion_pack.layerfusion_core.vae.demo_autoencoder import DemoAutoencoder
+from layerfusion_pack.layerfusion_core.weights.changes import Delta, LowRank
 from layerfusion_pack.layerfusion_core.weights.conditional import parse_conditional
+from layerfusion_pack.layerfusion_core.weights.formats import lora_modules
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 MODELS = DEMO / "models"
@@ -80,8 +82,11 @@ def test_layer_files_are_small_and_change_what_layerdiffuses_change(kind, channe
     base, keys = read("unet")[0], demo("keys")
     blocks = {name.partition(".transformer_blocks")[0] for name in keys.attention_projections()}
     changed = {key for key in base if not key.removeprefix(keys.PREFIX).startswith((*blocks, "time_embed", "label_emb"))}
-    assert found.weights.entries.keys() == changed
-    assert all(entry.shape == tuple(base[key].shape) for key, entry in found.weights.entries.items())
+    named = found.weights.tensors
+    assert set(lora_modules(named)) == changed
+    full = {key: Delta(named[f"{key}.diff"]) for key in changed if f"{key}.diff" in named}
+    low = {key: LowRank(named[f"{key}.lora_up.weight"], named[f"{key}.lora_down.weight"]) for key in changed - full.keys()}
+    assert all(change.shape == tuple(base[key].shape) for key, change in (full | low).items())
 
 
 def test_the_network_that_layer_files_are_trained_on_is_the_merged_one(demo):

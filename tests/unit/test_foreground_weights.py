@@ -10,9 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from layerfusion_pack.layerfusion_core.weights.changes import Delta, LowRank
 from layerfusion_pack.layerfusion_core.weights.formats import (
-    Delta,
-    LowRank,
     Packaging,
     likely_family,
     lora_modules,
@@ -33,26 +32,28 @@ def pair(out=6, rank=2, into=4):
 def test_layerdiffuse_low_rank_and_alpha():
     up, down = pair()
     weights = parse({f"{Q}::lora::0": up, f"{Q}::lora::1": down, f"{Q}::lora::2": torch.tensor(1.0)}, "a.safetensors")
-    entry = weights.entries[Q]
-    assert weights.packaging is Packaging.LAYERDIFFUSE
-    assert isinstance(entry, LowRank) and entry.up is up and entry.down is down  # nothing copied
-    assert entry.shape == (6, 4)
-    assert entry.scale == 0.5
+    assert weights.packaging is Packaging.LAYERDIFFUSE and lora_modules(weights.tensors) == [Q]
+    found = {name.removeprefix(f"{Q}."): tensor for name, tensor in weights.tensors.items()}
+    assert found.keys() == {"lora_up.weight", "lora_down.weight", "alpha"}
+    assert found["lora_up.weight"] is up and found["lora_down.weight"] is down  # nothing copied
+    change = LowRank(up, down, found["alpha"].item())
+    assert change.shape == (6, 4)
+    assert change.scale == 0.5
     assert LowRank(up, down).scale == 1.0
 
 
 def test_layerdiffuse_delta():
     delta = torch.randn(8, 4, 3, 3)
     weights = parse({"diffusion_model.input_blocks.0.0.weight::diff::0": delta})
-    assert weights.entries.keys() == {"diffusion_model.input_blocks.0.0.weight"}
-    (entry,) = weights.entries.values()
-    assert isinstance(entry, Delta) and entry.weight is delta  # entries with tensors cannot be compared by ==
+    assert weights.tensors.keys() == {"diffusion_model.input_blocks.0.0.weight.diff"}
+    assert next(iter(weights.tensors.values())) is delta
 
 
 def test_diffusers_deltas():
     weights = parse({f"{DIFFUSERS_Q}.weight": torch.randn(6, 4), "mid_block.resnets.0.norm1.bias": torch.randn(6)})
     assert weights.packaging is Packaging.DIFFUSERS
-    assert weights.entries["mid_block.resnets.0.norm1.bias"].shape == (6,)
+    assert weights.tensors["mid_block.resnets.0.norm1.bias.diff"].shape == (6,)
+    assert lora_modules(weights.tensors) == [f"{DIFFUSERS_Q}.weight", "mid_block.resnets.0.norm1.bias"]
 
 
 LORA_SPELLINGS = [
@@ -103,6 +104,14 @@ def test_an_alpha_is_one_number():
     for halves in ({f"{Q}::lora::0": up, f"{Q}::lora::1": down, f"{Q}::lora::2": torch.ones(2)},
                    {"a.lora_up.weight": up, "a.lora_down.weight": down, "a.alpha": torch.ones(2)}):  # fmt: skip
         with pytest.raises(ValueError, match=r"is an alpha, expected one number, got the shape \(2,\)"):
+            parse(halves)
+
+
+def test_a_low_rank_and_a_full_difference_of_one_weight():
+    up, down = pair()
+    for halves in ({f"{Q}::lora::0": up, f"{Q}::lora::1": down, f"{Q}::diff::0": up @ down},
+                   {"a.lora_up.weight": up, "a.lora_down.weight": down, "a.diff": up @ down}):  # fmt: skip
+        with pytest.raises(ValueError, match="is given both as lora and as diff; expected one"):
             parse(halves)
 
 

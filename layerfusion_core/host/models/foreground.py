@@ -13,17 +13,15 @@ import os
 from dataclasses import dataclass
 
 import comfy.lora
-import comfy.lora_convert
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...weights.changes import Delta, LowRank
 from ...weights.formats import (
     PAGE,
     WANTED,
-    Delta,
     ForegroundWeights,
-    LowRank,
     Packaging,
     likely_family,
     lora_modules,
@@ -31,6 +29,7 @@ from ...weights.formats import (
     recognise,
     unbound_message,
 )
+from .adapters import change_of, weight_shape
 from .families import family_name, require_sdxl
 from .weight_files import read_weight_file
 
@@ -114,136 +113,71 @@ def require_in_order(base: ModelPatcher, foreground: ModelPatcher) -> None:
 
 
 def host_patches(model: ModelPatcher, weights: ForegroundWeights) -> dict[str, object]:
-    """Return {model parameter key: host patch} for every entry of the weights.
+    """Return {model parameter key: host patch} for everything the weights change, made by the host's own reader.
 
-    ValueError, with counts, the first keys and the likely cause, when any entry does not fit the model, and when all
-    entries are zero.
+    ValueError, with counts, the first names and the likely cause, when anything does not fit the model, and when all is zero.
     """
-    if weights.packaging is Packaging.LORA:
-        bound, unbound = _read_lora(model, weights)
-        shapes = {key: tuple(tensor.shape) for key, tensor in weights.tensors.items()}
-    else:
-        bound, unbound = _read_entries(model, weights)
-        shapes = {key: entry.shape for key, entry in weights.entries.items()}
+    modules = lora_modules(weights.tensors)
+    targets = _targets(model)
+    targets = {module: targets[module] for module in modules if module in targets}
+    patches = comfy.lora.load_lora(weights.tensors, targets, log_missing=False)
+    parameters, named = model.model.state_dict(), set(targets.values())
+    bound, unbound = {}, []
+    for module in modules:
+        key = targets.get(module)
+        if key not in parameters:
+            unbound.append(module)
+            continue
+        bias = f"{key.rpartition('.')[0]}.bias"  # a LoRA file's module may bring it along
+        own = [k for k in dict.fromkeys((key, bias)) if k in patches and (k == key or k not in named)]
+        misfits = [_misfit(model, k, patches[k]) for k in own] or ["not understood by this ComfyUI"]
+        unbound += [f"{module} ({misfit})" for misfit in misfits if misfit]
+        bound |= {k: patches[k] for k in own}
     if unbound:
-        total = len(bound) + len(unbound)
-        family, made_for = family_name(model), likely_family(shapes)
+        family = family_name(model)
+        made_for = likely_family({key: tuple(tensor.shape) for key, tensor in weights.tensors.items()})
         raise ValueError(
-            unbound_message(weights.name, total, unbound, family, made_for, weights.title, weights.expected)
+            unbound_message(weights.name, len(modules), unbound, family, made_for, weights.title, weights.expected)
         )
     _require_effect(bound, weights.name)
     return bound
 
 
-def _read_entries(model: ModelPatcher, weights: ForegroundWeights) -> tuple[dict[str, object], list[str]]:
-    names = {}
-    if weights.packaging is Packaging.DIFFUSERS:
-        table = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
-        names = {key: "diffusion_model." + target for key, target in table.items()}
-    parameters = model.model.state_dict()
-    fitting: dict[str, LowRank | Delta] = {}
-    unbound = []
-    for name, entry in weights.entries.items():
-        key = names.get(name, name)
-        if key not in parameters:
-            unbound.append(name)
-            continue
-        shape = _parameter_shape(model, key, parameters[key])
-        if not _fits(entry, shape):
-            unbound.append(f"{name} (shape {entry.shape}, the model's is {shape})")
-            continue
-        fitting[key] = entry
-    # The host builds its own LoRA objects from the kohya names, so no private class is needed here.
-    lora, targets = {}, {}
-    for key, entry in fitting.items():
-        if isinstance(entry, LowRank):
-            lora[f"{key}.lora_up.weight"], lora[f"{key}.lora_down.weight"] = entry.up, entry.down
-            if entry.alpha is not None:
-                lora[f"{key}.alpha"] = torch.tensor(entry.alpha)
-            targets[key] = key
-    bound = comfy.lora.load_lora(lora, targets)
-    bound.update({key: ("diff", (entry.weight,)) for key, entry in fitting.items() if isinstance(entry, Delta)})
-    unbound += [f"{key} (not understood by this ComfyUI)" for key in fitting if key not in bound]
-    return bound, unbound
-
-
-def _read_lora(model: ModelPatcher, weights: ForegroundWeights) -> tuple[dict[str, object], list[str]]:
-    tensors = comfy.lora_convert.convert_lora(dict(weights.tensors))
+def _targets(model: ModelPatcher) -> dict[str, str]:
+    """{what a weight file may call a module or a parameter of the UNet: the parameter's key in the model}."""
     targets = comfy.lora.model_lora_keys_unet(model.model, {})
     for key, target in comfy.utils.unet_to_diffusers(model.model.model_config.unet_config).items():
+        target = "diffusion_model." + target
+        targets[key] = target
         # PEFT's names of the UNet's modules, which the host's table lacks (it has those of diffusers' old processors).
-        module = key.removesuffix(".weight")
         for prefix in ("", "unet.", "base_model.model.", "unet.base_model.model."):
-            targets.setdefault(prefix + module, "diffusion_model." + target)
-    patches = comfy.lora.load_lora(tensors, targets, log_missing=False)
-    parameters = model.model.state_dict()
-    bound, unbound = {}, []
-    for module in lora_modules(tensors):
-        key = targets.get(module)
-        patch = patches.get(key)
-        if patch is None or key not in parameters:
-            unbound.append(module)
-            continue
-        shape = _parameter_shape(model, key, parameters[key])
-        entry = _as_entry(patch)
-        if isinstance(entry, LowRank) and not entry.fits_together:
-            halves = f"{tuple(entry.up.shape)} and {tuple(entry.down.shape)}"
-            unbound.append(f"{module} (its halves do not fit together: {halves})")
-            continue
-        if entry is not None and not _fits(entry, shape):
-            unbound.append(f"{module} (shape {entry.shape}, the model's is {shape})")
-            continue
-        bound[key] = patch
-    return bound, unbound
+            targets.setdefault(prefix + key.removesuffix(".weight"), target)
+    return targets | {key: key for key in model.model.state_dict()}
 
 
-def _as_entry(patch: object) -> LowRank | Delta | None:
-    """View a plain LoRA adapter (no mid, DoRA or reshape) or a full difference as an entry.
-
-    None for other adapters, which only the host can check.
-    """
-    if isinstance(patch, tuple) and patch[0] == "diff":
-        return Delta(patch[1][0])
-    if getattr(patch, "name", None) == "lora" and patch.weights[3:] == (None, None, None):
-        return LowRank(patch.weights[0], patch.weights[1], patch.weights[2])
-    return None
-
-
-def _parameter_shape(model: ModelPatcher, key: str, parameter: torch.Tensor) -> tuple[int, ...]:
-    """Shape a weight has in the forward; from its module, because quantised parameters are stored in other shapes."""
-    name, _, kind = key.rpartition(".")
-    module = comfy.utils.get_attr(model.model, name)
-    if kind == "weight" and hasattr(module, "in_features"):
-        return (module.out_features, module.in_features)
-    return tuple(parameter.shape)
-
-
-def _fits(entry: LowRank | Delta, shape: tuple[int, ...]) -> bool:
-    if isinstance(entry, Delta):
-        return entry.shape == shape
-    return entry.shape[0] == shape[0] and math.prod(entry.shape[1:]) == math.prod(shape[1:])
+def _misfit(model: ModelPatcher, key: str, patch: object) -> str | None:
+    """Say how a patch does not fit the parameter `key`; None when it does, or only the host can tell (DoRA and its like)."""
+    change, module = change_of(patch), comfy.utils.get_attr(model.model, key.rpartition(".")[0])
+    if isinstance(change, LowRank) and not change.fits_together:
+        return f"its halves do not fit together: {tuple(change.up.shape)} and {tuple(change.down.shape)}"
+    shape = weight_shape(module, key)
+    return None if change is None or change.fits(shape) else f"shape {change.shape}, the model's is {shape}"
 
 
 def _require_effect(patches: dict[str, object], name: str) -> None:
     """Raise when nothing would change: zeros in the file, or a kind of patch that this ComfyUI ignores with a log line."""
-    entries = [_as_entry(patch) for patch in patches.values()]
-    if not any(entry is None or entry.changes for entry in entries):  # true of a sound file's first entry
+    changes = {key: change_of(patch) for key, patch in patches.items()}
+    if not any(change is None or change.changes for change in changes.values()):  # true of a sound file's first one
         raise ValueError(
-            f"{name} changes nothing: all its {len(entries)} entries are zero, or have an alpha of 0, so the foreground would "
+            f"{name} changes nothing: all its {len(changes)} entries are zero, or have an alpha of 0, so the foreground would "
             f"come out opaque. Expected {WANTED} from {PAGE}: download it again."
         )
-    smallest: dict[type, tuple[str, object, LowRank | Delta]] = {}
-    for key, patch in patches.items():
-        entry = _as_entry(patch)
-        if entry is None:
+    for kind in (LowRank, Delta):
+        found = [(math.prod(change.shape), key) for key, change in changes.items() if isinstance(change, kind)]
+        key = min(found, default=(0, None))[1]  # of each kind the smallest: merging it takes no time
+        if key is None or not changes[key].changes:  # zeros have no effect by right
             continue
-        known = smallest.get(type(entry))
-        if known is None or math.prod(entry.shape) < math.prod(known[2].shape):
-            smallest[type(entry)] = (key, patch, entry)
-    for key, patch, entry in smallest.values():
-        if not entry.changes:
-            continue  # zeros have no effect by right
-        merged = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], torch.zeros(entry.shape), key)
+        merged = comfy.lora.calculate_weight([(1.0, patches[key], 1.0, None, None)], torch.zeros(changes[key].shape), key)
         if not merged.any():
             raise RuntimeError(
                 f"This ComfyUI ignores the foreground patch on {key}, so the foreground would come out opaque. "

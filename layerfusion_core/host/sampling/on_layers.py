@@ -20,7 +20,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ...vae.decoder import LATENT_SCALE
 from ...weights.conditional import AUTO, ConditionalWeights, Kind, parse_conditional, recognise_conditional
-from ...weights.formats import LATENT_CHANNELS, Delta
+from ...weights.formats import LATENT_CHANNELS
 from ..models.families import require_sdxl
 from ..models.foreground import ATTACHMENT, ON_LAYERS, host_patches
 from ..models.latents import require_channels, require_picture
@@ -86,7 +86,7 @@ def condition_on_layers(
         raise ValueError(f"strength: expected a finite number (1 is LayerDiffuse), got {strength}")
     _require_base(model, weights.name)
     latents = _given_latents(weights, given)
-    patches = host_patches(model, replace(weights.weights, entries=_fitted(model, weights)))
+    patches = host_patches(model, replace(weights.weights, tensors=_fitted(model, weights)))
     clone = model.clone()
     clone.set_attachments(ON_LAYERS, Conditioned(weights.name, weights.kind, strength))
     if strength == 0:
@@ -141,14 +141,14 @@ def _given_latents(weights: ConditionalWeights, given: dict[str, dict | None]) -
     return torch.cat([samples.detach().to("cpu", torch.float32).expand(batch, -1, -1, -1) for samples in found.values()], dim=1)
 
 
-def _fitted(model: ModelPatcher, weights: ConditionalWeights) -> dict:
-    """Entries of the weights, the first convolution's for the inpainting models' own channels, too, which they leave alone."""
-    entries = dict(weights.weights.entries)
-    key = next(key for key in (f"diffusion_model.{_FIRST}", "conv_in.weight") if key in entries)
+def _fitted(model: ModelPatcher, weights: ConditionalWeights) -> dict[str, torch.Tensor]:
+    """Tensors of the weights, the first convolution's for the inpainting models' own channels, too, which they leave alone."""
+    tensors = dict(weights.weights.tensors)
+    key = next(key for key in (f"diffusion_model.{_FIRST}.diff", "conv_in.weight.diff") if key in tensors)
     more = model.model.state_dict()[f"diffusion_model.{_FIRST}"].shape[1] - LATENT_CHANNELS
     if more > 0:
-        entries[key] = Delta(torch.nn.functional.pad(entries[key].weight, (0, 0, 0, 0, 0, more)))
-    return entries
+        tensors[key] = torch.nn.functional.pad(tensors[key], (0, 0, 0, 0, 0, more))
+    return tensors
 
 
 def _with_latents(kernel: torch.Tensor, latents: torch.Tensor):

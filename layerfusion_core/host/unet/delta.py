@@ -19,10 +19,11 @@ import torch
 from ...method.prior_maps import Block
 from ..models.management import keep_in_memory, managed
 from .low_rank import LowRankTerms, grouped
-from .row_terms import add_terms, make_term
+from .row_terms import Difference, add_terms, difference, make_term
 
 log = logging.getLogger(__name__)
 
+ATTACHMENT = "layerfusion_delta"  # of the foreground model: the difference that a run has made, for the next
 UNET = "diffusion_model."  # what the host's weight keys of the UNet start with
 _ATTENTION_KEY = re.compile(
     r"diffusion_model\.(?:(input|output)_blocks\.(\d+)|(middle)_block)\.1\."
@@ -42,36 +43,35 @@ def attention_site(key: str) -> tuple[Block, str, str] | None:
 class ForegroundDelta(torch.nn.Module):
     """The terms that the foreground model adds to the base model's modules.
 
-    terms: by weight key. module_terms: those by the module's name in the UNet, but for the attention projections, which
-    `add_to_attention` adds: they are called by attention patches. dtype: the one the UNet computes in.
+    module_terms: those by the module's name in the UNet, but for the attention projections, which `add_to_attention` adds:
+    they are called by attention patches. dtype: the one the UNet computes in.
     """
 
-    def __init__(self, terms: Iterable[tuple[str, torch.nn.Module]], dtype: torch.dtype | None) -> None:
+    def __init__(self, differences: Iterable[Difference], dtype: torch.dtype | None) -> None:
         super().__init__()
         self.terms = torch.nn.ModuleList()  # what the host moves and counts
-        self.module_terms: dict[str, torch.nn.ModuleList] = {}
         self._low_rank: dict[tuple[Block, str], list[LowRankTerms]] = {}
         self._others: dict[tuple[Block, str], dict[str, torch.nn.ModuleList]] = {}
 
-        sites: dict[tuple[Block, str], dict[str, list[torch.nn.Module]]] = {}
-        modules: dict[str, list[torch.nn.Module]] = {}
-        for key, term in terms:
-            site = attention_site(key)
+        sites: dict[tuple[Block, str], dict[str, list[Difference]]] = {}
+        modules: dict[str, list[Difference]] = {}
+        for found in differences:
+            site = attention_site(found.key)
             if site is None:
-                modules.setdefault(key.removeprefix(UNET).rpartition(".")[0], []).append(term)
+                modules.setdefault(found.key.removeprefix(UNET).rpartition(".")[0], []).append(found)
             else:
                 block, attention, name = site
-                sites.setdefault((block, attention), {}).setdefault(name, []).append(term)
-        for (block, attention), found in sites.items():
-            self._low_rank[block, attention] = grouped(found, attention, dtype)
+                sites.setdefault((block, attention), {}).setdefault(name, []).append(found)
+        for (block, attention), own in sites.items():
+            self._low_rank[block, attention], left = grouped(own, attention, dtype)
             self.terms.extend(self._low_rank[block, attention])
-            self._others[block, attention] = self._kept(found)
-        self.module_terms = self._kept(modules)
+            self._others[block, attention] = self._made(left)
+        self.module_terms = self._made(modules)
 
-    def _kept(self, terms: dict[str, list[torch.nn.Module]]) -> dict[str, torch.nn.ModuleList]:
-        kept = {name: torch.nn.ModuleList(own) for name, own in terms.items() if own}
-        self.terms.extend(kept.values())
-        return kept
+    def _made(self, differences: dict[str, list[Difference]]) -> dict[str, torch.nn.ModuleList]:
+        made = {name: torch.nn.ModuleList(map(make_term, own)) for name, own in differences.items() if own}
+        self.terms.extend(made.values())
+        return made
 
     def add_to_attention(
         self,
@@ -102,8 +102,8 @@ class ForegroundDelta(torch.nn.Module):
         )
 
 
-def _differences(base: dict[str, list], foreground: dict[str, list]) -> list[tuple[str, tuple, float]]:
-    """Patch entries that only one of the two models has: (key, entry, +1 for the foreground model's, -1 for the base's)."""
+def _differing(base: dict[str, list], foreground: dict[str, list]) -> list[tuple[str, tuple, float]]:
+    """Patch entries that only one of the two models has: (key, entry, +1 for the foreground's, -1 for the base's)."""
     found = []
     for key in dict.fromkeys([*foreground, *base]):
         # Strength 0 adds nothing; the third value is what the weight itself is multiplied by (UNet Self-Attention Multiply).
@@ -119,12 +119,6 @@ def _differences(base: dict[str, list], foreground: dict[str, list]) -> list[tup
     return found
 
 
-def _tensors(patches: Iterable[object]) -> Iterable[torch.Tensor]:
-    """The tensors that patches (the host's adapters, or tuples of a kind and its parts) hold."""
-    parts = (part for patch in patches for part in (patch[1] if isinstance(patch, tuple) else patch.weights))
-    return (part for part in parts if isinstance(part, torch.Tensor))
-
-
 def _compute_dtype(model: comfy.model_patcher.ModelPatcher) -> torch.dtype | None:
     """The type that a model's UNet computes in, or None when it is not told by the model's attributes."""
     dtype = getattr(model.model, "manual_cast_dtype", None) or model.model_dtype()
@@ -137,36 +131,36 @@ def foreground_delta(base: comfy.model_patcher.ModelPatcher, foreground_model: c
     The two share their weights. The difference is kept on the foreground model, so that a second queue finds it loaded.
     ValueError when the two do not differ, or differ by patches that cannot act on some rows alone.
     """
-    differences = _differences(base.patches, foreground_model.patches)
-    if all(sign < 0 for _, _, sign in differences):
+    entries = _differing(base.patches, foreground_model.patches)
+    if all(sign < 0 for _, _, sign in entries):
         raise ValueError(
             "foreground_model carries no foreground weights, so the foreground would come out opaque: connect the "
             "foreground_model output of Load LayerFusion Models, Apply Foreground Weights or Load Demo Models "
             "(with a strength above 0)"
-            + (", or swap the two: base_model carries patches that foreground_model lacks" if differences else "")
+            + (", or swap the two: base_model carries patches that foreground_model lacks" if entries else "")
         )
-    outside = [key for key, _, _ in differences if not key.startswith(UNET)]
+    outside = [key for key, _, _ in entries if not key.startswith(UNET)]
     if outside:
         raise ValueError(
             f"foreground_model changes {outside[0]}, which is no weight of the UNet: only those can act on the foreground "
             "alone; apply the change to the base model before Apply Foreground Weights"
         )
 
-    kept = foreground_model.attachments.get("layerfusion_delta")
+    kept = foreground_model.attachments.get(ATTACHMENT)
     signature = (base.patches_uuid, foreground_model.patches_uuid)
     if kept is not None and kept[0] == signature:
         return kept[1]
-    modules = {key: comfy.utils.get_attr(base.model, key.rpartition(".")[0]) for key, _, _ in differences}
+    modules = {key: comfy.utils.get_attr(base.model, key.rpartition(".")[0]) for key, _, _ in entries}
+    differences = [difference(modules[key], key, entry, sign) for key, entry, sign in entries]
     dtype = _compute_dtype(base)
 
     def make(**_) -> comfy.model_patcher.ModelPatcher:
-        terms = ((key, make_term(modules[key], key, entry, sign)) for key, entry, sign in differences)
-        delta = ForegroundDelta(terms, dtype)
-        keep_in_memory(delta, _tensors(patch for _, (_, patch, *_), _ in differences))
+        delta = ForegroundDelta(differences, dtype)
+        keep_in_memory(delta, (tensor for found in differences for tensor in found.change.tensors))
         return delta.patcher()
 
     patcher = make()
     if hasattr(patcher, "cached_patcher_init"):  # how newer hosts make a copy for another GPU
         patcher.cached_patcher_init = (make, ())
-    foreground_model.set_attachments("layerfusion_delta", (signature, patcher))
+    foreground_model.set_attachments(ATTACHMENT, (signature, patcher))
     return patcher

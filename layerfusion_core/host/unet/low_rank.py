@@ -11,7 +11,8 @@ from collections.abc import Callable
 import comfy.ops
 import torch
 
-from .row_terms import Term, linear
+from ...weights.changes import LowRank
+from .row_terms import Difference, linear
 
 SHARED_INPUT = {"attn1": (("to_q", "to_k", "to_v"), ("to_out",)), "attn2": (("to_q",), ("to_k", "to_v"), ("to_out",))}
 """Projections of an attention that read one tensor, unless a patch of another node gives them several."""
@@ -20,17 +21,17 @@ SHARED_INPUT = {"attn1": (("to_q", "to_k", "to_v"), ("to_out",)), "attn2": (("to
 class LowRankTerms(torch.nn.Module):
     """The low-rank terms of some projections of one attention, one each.
 
-    terms: by projection name; each of two Linear layers, down and up. dtype: of the factors, the one they are used in.
+    differences: by projection name. dtype: of the factors, the one they are used in.
     """
 
-    def __init__(self, terms: dict[str, Term], dtype: torch.dtype | None):
+    def __init__(self, differences: dict[str, Difference], dtype: torch.dtype | None):
         super().__init__()
-        downs, ups = zip(*(term.layers for term in terms.values()))
-        self.names = tuple(terms)
-        self.scales = tuple(term.scale for term in terms.values())
-        self.ranks = [down.out_features for down in downs]
-        self.down = linear(torch.cat([down.weight for down in downs]).to(dtype))  # (sum of ranks, C)
-        self.ups = torch.nn.ModuleList([linear(up.weight.to(dtype)) for up in ups])  # (C', rank) each
+        changes = [found.change for found in differences.values()]
+        self.names = tuple(differences)
+        self.scales = tuple(found.factor * found.change.scale for found in differences.values())
+        self.ranks = [len(change.down) for change in changes]
+        self.down = linear(torch.cat([change.down.flatten(1) for change in changes]).to(dtype))  # (sum of ranks, C)
+        self.ups = torch.nn.ModuleList([linear(change.up.flatten(1).to(dtype)) for change in changes])  # (C', rank) each
 
     def add_to(self, outs: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], foreground_rows: Callable) -> None:
         """Add the terms of the inputs (rows, M, C) to the outputs (rows, M, C'), by projection name, in place.
@@ -51,23 +52,18 @@ class LowRankTerms(torch.nn.Module):
                 out.baddbmm_(part, up.t().expand(out.shape[0], -1, -1), alpha=scale)
 
 
-def grouped(terms: dict[str, list[Term]], site: str, dtype: torch.dtype | None) -> list[LowRankTerms]:
-    """Take the low-rank terms of one attention out of `terms` (by projection name) and put them together by input."""
-    found = []
-    for names in SHARED_INPUT[site]:
-        taken = {}
-        for name in names:
-            own = next((term for term in terms.get(name, ()) if _is_low_rank(term)), None)
-            if own is not None:
-                terms[name].remove(own)
-                taken[name] = own
-        if taken:
-            found.append(LowRankTerms(taken, dtype))
-    return found
-
-
-def _is_low_rank(term: torch.nn.Module) -> bool:
-    return isinstance(term, Term) and [hasattr(layer, "in_features") for layer in term.layers] == [True, True]
+def grouped(
+    differences: dict[str, list[Difference]], site: str, dtype: torch.dtype | None
+) -> tuple[list[LowRankTerms], dict[str, list[Difference]]]:
+    """Of one attention's differences, by projection name: low-rank terms by input, one a projection, and what is left."""
+    taken = {
+        name: next(found for found in own if isinstance(found.change, LowRank))
+        for name, own in differences.items()
+        if any(isinstance(found.change, LowRank) for found in own)
+    }
+    shared = [{name: taken[name] for name in names if name in taken} for names in SHARED_INPUT[site]]
+    left = {name: [found for found in own if found is not taken.get(name)] for name, own in differences.items()}
+    return [LowRankTerms(own, dtype) for own in shared if own], left
 
 
 def _batches(x: torch.Tensor) -> list[torch.Tensor]:

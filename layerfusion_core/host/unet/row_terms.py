@@ -9,13 +9,15 @@ A difference of weights is a term of its own, because everything that carries we
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import comfy.ops
 import torch
-from comfy.weight_adapter import LoRAAdapter
+
+from ...weights.changes import Delta, LowRank
+from ..models.adapters import change_of, kind_of, weight_shape
 
 _ops = comfy.ops.manual_cast  # they take their weights to device and type of the input, wherever the host keeps them
 
@@ -87,31 +89,49 @@ def terms_on_modules(
         yield
 
 
-def make_term(module: torch.nn.Module, key: str, entry: tuple, sign: float) -> Term | BiasTerm:
-    """The term of one entry of a MODEL's patches on the parameter `key` of `module`, times `sign`.
+@dataclass(frozen=True)
+class Difference:
+    """What one patch of one of the two MODELs changes of the parameter `key` of `module`: change * factor."""
+
+    key: str
+    module: torch.nn.Module
+    change: LowRank | Delta
+    factor: float
+
+
+def difference(module: torch.nn.Module, key: str, entry: tuple, sign: float) -> Difference:
+    """One entry of a MODEL's patches on the parameter `key` of `module`, times `sign`.
 
     ValueError for patches that are not additive (DoRA, LoHa, LoKr, set, ...), of another shape, on unknown modules, or of
     a kind that the host ignores.
     """
     strength, patch, strength_model, offset, function = entry
     require_understood(key, patch, "foreground_model" if sign > 0 else "base_model")
-    kind = patch[0] if isinstance(patch, tuple) else getattr(patch, "name", type(patch).__name__)
     if strength_model != 1.0:
         raise _refusal(key, f"'weight times {strength_model:g}' (UNet Self- or Cross-Attention Multiply, a merge)")
     if offset is not None or function is not None:
-        raise _refusal(key, f"{kind} (partial)")
-    if isinstance(patch, LoRAAdapter) and key.endswith(".weight"):
-        up, down, alpha, mid, dora, reshape = patch.weights
-        if dora is not None or reshape is not None:
-            raise _refusal(key, "DoRA" if dora is not None else "LoRA with reshape")
-        scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
-        return Term(_low_rank(module, key, up, down, mid), sign * strength * scale)
-    if isinstance(patch, tuple) and kind == "diff":  # a second part only lets the host pad a weight of another shape
-        values = patch[1][0]
-        if key.endswith(".weight"):
-            return Term([_full(module, key, values)], sign * strength)
-        return BiasTerm(_broadcast(module, key, values), sign * strength)
-    raise _refusal(key, str(kind))
+        raise _refusal(key, f"{kind_of(patch)} (partial)")
+    change = change_of(patch)
+    if change is None or (isinstance(change, LowRank) and not key.endswith(".weight")):
+        raise _refusal(key, kind_of(patch))
+    if not hasattr(module, "in_features") and not isinstance(module, (torch.nn.GroupNorm, torch.nn.LayerNorm)):
+        if not isinstance(module, torch.nn.Conv2d) or module.groups != 1:
+            raise ValueError(
+                f"foreground_model changes {key}, of a module of type {type(module).__name__}, which cannot act on the foreground "
+                "alone (only Linear, Conv2d, GroupNorm and LayerNorm can); apply it to the base model before Apply Foreground "
+                "Weights"
+            )
+    shape = weight_shape(module, key)
+    if isinstance(change, LowRank) and len(shape) == 1:
+        raise _refusal(key, "LoRA on a norm")
+    if isinstance(change, LowRank) and len(shape) == 2 and change.mid is not None:
+        raise _refusal(key, "LoRA with a middle part on a Linear")
+    if not change.fits(shape):
+        raise ValueError(
+            f"the patch on {key} has shape {change.shape}, the model's is {shape}: it is made for another model; remove it "
+            "from foreground_model"
+        )
+    return Difference(key, module, change, sign * strength)
 
 
 def require_understood(key: str, patch: object, model: str) -> None:
@@ -131,33 +151,19 @@ def _refusal(key: str, kind: str) -> ValueError:
     )
 
 
-def _weight_shape(module: torch.nn.Module, key: str) -> tuple[int, ...]:
-    """Shape of the module's weight in the forward, told by its attributes: quantised weights are stored in others."""
-    if hasattr(module, "in_features"):
-        return module.out_features, module.in_features
-    if isinstance(module, torch.nn.Conv2d) and module.groups == 1:
-        return module.out_channels, module.in_channels, *module.kernel_size
-    if isinstance(module, torch.nn.GroupNorm):
-        return (module.num_channels,)
-    if isinstance(module, torch.nn.LayerNorm):
-        return tuple(module.normalized_shape)
-    raise ValueError(
-        f"foreground_model changes {key}, of a module of type {type(module).__name__}, which cannot act on the foreground "
-        "alone (only Linear, Conv2d, GroupNorm and LayerNorm can); apply it to the base model before Apply Foreground Weights"
-    )
+def make_term(found: Difference) -> Term | BiasTerm:
+    """The term of a difference."""
+    module, change = found.module, found.change
+    if isinstance(change, LowRank):
+        return Term(_low_rank(module, change), found.factor * change.scale)
+    if found.key.endswith(".weight"):
+        return Term([_full(module, change.weight)], found.factor)
+    channels_first = isinstance(module, (torch.nn.Conv2d, torch.nn.GroupNorm))
+    return BiasTerm(change.weight[:, None, None] if channels_first else change.weight, found.factor)
 
 
-def _require_shape(key: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    if found != expected:
-        raise ValueError(
-            f"the patch on {key} has shape {found}, the model's is {expected}: it is made for another model; remove it "
-            "from foreground_model"
-        )
-
-
-def _full(module: torch.nn.Module, key: str, weight: torch.Tensor) -> torch.nn.Module:
+def _full(module: torch.nn.Module, weight: torch.Tensor) -> torch.nn.Module:
     """The module's operation with the difference as its weight, without a bias."""
-    _require_shape(key, tuple(weight.shape), _weight_shape(module, key))
     if hasattr(module, "in_features"):
         return linear(weight)
     if isinstance(module, torch.nn.Conv2d):
@@ -167,28 +173,14 @@ def _full(module: torch.nn.Module, key: str, weight: torch.Tensor) -> torch.nn.M
     return _holding(_ops.LayerNorm(module.normalized_shape, module.eps, device="meta"), weight)
 
 
-def _low_rank(module: torch.nn.Module, key: str, up, down, mid) -> list[torch.nn.Module]:
+def _low_rank(module: torch.nn.Module, change: LowRank) -> list[torch.nn.Module]:
     """The layers of up(mid(down(x))); the one with the module's kernel has its stride and padding, the others are 1 x 1."""
-    shape, rank = _weight_shape(module, key), down.shape[0]
-    up, down = up.flatten(1), down.flatten(1)
-    if len(shape) == 2 and mid is None:
-        _require_shape(key, (up.shape[0], down.shape[1]), shape)
+    up, down, mid = change.up.flatten(1), change.down.flatten(1), change.mid
+    if hasattr(module, "in_features"):
         return [linear(down), linear(up)]
-    if len(shape) != 4:
-        raise _refusal(key, "LoRA on a norm" if len(shape) == 1 else "LoRA with a middle part on a Linear")
     if mid is None:
-        _require_shape(key, (up.shape[0], down.shape[1]), (shape[0], math.prod(shape[1:])))
-        return [_conv(down.reshape(rank, *shape[1:]), module), _conv(up[..., None, None])]
-    _require_shape(key, (up.shape[0], down.shape[1], *mid.shape[2:]), shape)
+        return [_conv(down.reshape(-1, module.in_channels, *module.kernel_size), module), _conv(up[..., None, None])]
     return [_conv(down[..., None, None]), _conv(mid, module), _conv(up[..., None, None])]
-
-
-def _broadcast(module: torch.nn.Module, key: str, values: torch.Tensor) -> torch.Tensor:
-    """A bias (C,) in the shape that broadcasts over one row of the module's output."""
-    shape = _weight_shape(module, key)
-    _require_shape(key, tuple(values.shape), shape[:1])
-    channels_first = isinstance(module, (torch.nn.Conv2d, torch.nn.GroupNorm))
-    return values[:, None, None] if channels_first else values
 
 
 def linear(weight: torch.Tensor) -> torch.nn.Module:
