@@ -24,10 +24,33 @@ from . import (
     transparent,
 )
 
-NODE_FILES = (
-    loading, demo, conditioning, foregrounds, options, given, sampling, custom_sampling, on_layers, priors, transparent,
-    matching, save, preview, patches,
-)  # fmt: skip
+NODES: dict[str, type[io.ComfyNode]] = {
+    "LayerFusionLoadModels": loading.LayerFusionLoadModels,
+    "LayerFusionApplyForeground": loading.LayerFusionApplyForeground,
+    "LayerFusionLoadDemo": demo.LayerFusionLoadDemo,
+    "LayerFusionTextEncode": conditioning.LayerFusionTextEncode,
+    "LayerFusionTextEncodeSeveral": foregrounds.LayerFusionTextEncodeSeveral,
+    "LayerFusionAddForeground": foregrounds.LayerFusionAddForeground,
+    "LayerFusionOptions": options.LayerFusionOptionsNode,
+    "LayerFusionGivenLayers": given.LayerFusionGivenLayers,
+    "LayerFusionPlaceForeground": given.LayerFusionPlaceForeground,
+    "LayerFusionKSampler": sampling.LayerFusionKSampler,
+    "LayerFusionGuider": custom_sampling.LayerFusionGuiderNode,
+    "LayerFusionStackLatents": custom_sampling.LayerFusionStackLatents,
+    "LayerFusionSplitLatents": custom_sampling.LayerFusionSplitLatents,
+    "LayerFusionConditionOnLayers": on_layers.LayerFusionConditionOnLayers,
+    "LayerFusionExtractPriors": priors.LayerFusionExtractPriors,
+    "LayerFusionPreviewPriors": priors.LayerFusionPreviewPriors,
+    "LayerFusionLoadTransparentVAE": transparent.LayerFusionLoadTransparentVAE,
+    "LayerFusionDecode": transparent.LayerFusionDecode,
+    "LayerFusionEncode": transparent.LayerFusionEncode,
+    "LayerFusionMatchLayers": matching.LayerFusionMatchLayers,
+    "LayerFusionSaveLayers": save.LayerFusionSaveLayers,
+    "LayerFusionComposite": save.LayerFusionComposite,
+    "LayerFusionPreviewLayers": preview.LayerFusionPreviewLayers,
+    "LayerFusionLimitPatches": patches.LayerFusionLimitPatches,
+}
+"""Every public node by its ID, in menu order. Saved graphs name the IDs, so they never change."""
 
 
 class LayerFusionExtension(ComfyExtension):
@@ -37,4 +60,4 @@ class LayerFusionExtension(ComfyExtension):
         """Return every node class of the pack, in menu order."""
         layer_model_folder()
         add_route()  # here, as older hosts never call on_load
-        return [node for file in NODE_FILES for node in file.NODES]
+        return list(NODES.values())

@@ -49,6 +49,3 @@ class LayerFusionTextEncode(io.ComfyNode):
     def execute(cls, clip, foreground: str, background: str, blended: str, negative: str) -> io.NodeOutput:
         blended = blended.strip() or f"{foreground}, {background}"
         return io.NodeOutput(*(encode_prompt(clip, text) for text in (foreground, background, blended, negative)))
-
-
-NODES = [LayerFusionTextEncode]

@@ -127,6 +127,3 @@ class LayerFusionSplitLatents(io.ComfyNode):
     def execute(cls, latent) -> io.NodeOutput:
         layers = split_latent(latent)
         return io.NodeOutput(join_foregrounds(layers.foregrounds), layers.background, layers.blended)
-
-
-NODES = [LayerFusionGuiderNode, LayerFusionStackLatents, LayerFusionSplitLatents]

@@ -37,6 +37,3 @@ class LayerFusionLoadDemo(io.ComfyNode):
     def execute(cls) -> io.NodeOutput:
         demo = load_demo()
         return io.NodeOutput(demo.base, demo.foreground, demo.clip, demo.vae, demo.transparent_vae)
-
-
-NODES = [LayerFusionLoadDemo]

@@ -157,6 +157,3 @@ class LayerFusionTextEncodeSeveral(io.ComfyNode):
         region = torch.ones(1, 64, 64) if first.region is None else first.region
         texts = (encode_prompt(clip, text) for text in (background, blended, negative))
         return io.NodeOutput(first.conditioning, *texts, region, tuple(others))
-
-
-NODES = [LayerFusionTextEncodeSeveral, LayerFusionAddForeground]

@@ -177,6 +177,3 @@ class LayerFusionPlaceForeground(io.ComfyNode):
             color, cover = place(effects[..., :3], effects[..., 3], size, x, y, scale, about=own)
             light = torch.cat([color, cover[..., None]], dim=-1)
         return io.NodeOutput(placed, 1.0 - alpha, light)
-
-
-NODES = [LayerFusionGivenLayers, LayerFusionPlaceForeground]

@@ -201,6 +201,3 @@ def _weights_input() -> io.Combo.Input:
 
 def _checkpoint_file(name: str | None) -> str | None:
     return folder_paths.get_full_path("checkpoints", name) if name and name != SAME_AS_BASE else None
-
-
-NODES = [LayerFusionLoadModels, LayerFusionApplyForeground]

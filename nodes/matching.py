@@ -100,6 +100,3 @@ class LayerFusionMatchLayers(io.ComfyNode):
             image = flattened(matched, scene, light == "linear")
             rows.append((torch.cat(matched.foregrounds), matched.effects, image, difference_map(image, wanted)))
         return io.NodeOutput(*(torch.cat(parts) for parts in zip(*rows)))
-
-
-NODES = [LayerFusionMatchLayers]

@@ -107,6 +107,3 @@ class LayerFusionConditionOnLayers(io.ComfyNode):
 def conditional_files() -> list[str]:
     """Names in the layer_model folder, those that are named like one of the four files first."""
     return sorted(layer_model_files(), key=lambda name: (not any(kind in name.lower() for kind in KINDS), name.lower()))
-
-
-NODES = [LayerFusionConditionOnLayers]

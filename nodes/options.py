@@ -82,6 +82,3 @@ class LayerFusionOptionsNode(io.ComfyNode):
         return io.NodeOutput(
             LayerFusionOptions(self_attention=blend_self_attention, cross_attention=blend_cross_attention, **choices)
         )
-
-
-NODES = [LayerFusionOptionsNode]

@@ -32,6 +32,3 @@ class LayerFusionLimitPatches(io.ComfyNode):
     @classmethod
     def execute(cls, model, patched_model, **chosen) -> io.NodeOutput:
         return io.NodeOutput(limit_patches(patched_model, model, {name for name in STREAMS if chosen[name]}))
-
-
-NODES = [LayerFusionLimitPatches]

@@ -62,6 +62,3 @@ class LayerFusionPreviewLayers(io.ComfyNode):
         prefix = f"LayerFusion_{uuid.uuid4().hex[:8]}"  # numbers start anew in each session, pages cache by name
         shown = written(pictures, priors, "temp", prefix, {})
         return io.NodeOutput(layer_document(pictures), ui=shown)
-
-
-NODES = [LayerFusionPreviewLayers]

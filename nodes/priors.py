@@ -93,6 +93,3 @@ class LayerFusionPreviewPriors(io.ComfyNode):
             layers = [b for b in priors.blocks if b[:2] == (side, int(number))]
             chosen = layers[-1] if layers else (side, int(number), 0)
         return io.NodeOutput(prior_strip(priors, max(0, min(step, len(priors.maps)) - 1), chosen))
-
-
-NODES = [LayerFusionExtractPriors, LayerFusionPreviewPriors]

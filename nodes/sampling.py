@@ -99,6 +99,3 @@ class LayerFusionKSampler(io.ComfyNode):
             regions=regions, own=own,
         )  # fmt: skip
         return io.NodeOutput(join_foregrounds(layers.foregrounds), layers.background, layers.blended, priors)
-
-
-NODES = [LayerFusionKSampler]

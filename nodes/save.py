@@ -274,6 +274,3 @@ def fitted(picture: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         return picture
     scaled = F.interpolate(picture.movedim(-1, 1), size=like.shape[1:3], mode="bilinear", antialias=True)
     return scaled.movedim(1, -1).clamp(0.0, 1.0)
-
-
-NODES = [LayerFusionSaveLayers, LayerFusionComposite]

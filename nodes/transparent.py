@@ -300,6 +300,3 @@ class LayerFusionEncode(io.ComfyNode):
     ) -> io.NodeOutput:
         rgb, alpha = join_alpha(image, mask)
         return io.NodeOutput({"samples": encode_transparent(vae, rgb, alpha, transparent_vae, offset_scale)})
-
-
-NODES = [LayerFusionLoadTransparentVAE, LayerFusionDecode, LayerFusionEncode]

@@ -9,6 +9,7 @@ import execution
 import pytest
 
 import nodes as host_nodes
+from layerfusion_pack.nodes import NODES as PAGE
 from layerfusion_pack.nodes import LayerFusionExtension
 
 NODES = {node.define_schema().node_id: node for node in asyncio.run(LayerFusionExtension().get_node_list())}
@@ -28,6 +29,16 @@ FILES = [
     ("LayerFusionLoadTransparentVAE", "decoder"),
     ("LayerFusionLoadTransparentVAE", "encoder"),
 ]
+
+
+def test_the_page_of_nodes_names_their_ids():
+    assert list(PAGE) == list(NODES) and list(PAGE.values()) == list(NODES.values())
+
+
+def test_every_input_and_output_has_a_tooltip():
+    for node in NODES.values():
+        schema = node.GET_SCHEMA()
+        assert schema.description and all(item.tooltip for item in (*schema.inputs, *schema.outputs)), schema.node_id
 
 
 @pytest.fixture

@@ -230,9 +230,3 @@ def test_the_list_puts_likely_files_first(folder, nodes):
     decoders, encoders = nodes.transparent_files()
     assert decoders[0] == "vae_transparent_decoder.safetensors" and len(decoders) == 4
     assert encoders[0] == "vae_transparent_encoder.safetensors"
-
-
-def test_every_input_and_output_has_a_tooltip(nodes):
-    for node in nodes.NODES:
-        schema = node.GET_SCHEMA()
-        assert schema.description and all(item.tooltip for item in (*schema.inputs, *schema.outputs))
