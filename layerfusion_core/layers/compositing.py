@@ -1,4 +1,4 @@
-"""Laying layers over each other: alpha-over in sRGB or linear light, checkerboards and the demo's contact sheet."""
+"""Laying layers over each other: alpha-over in sRGB or linear light, checkerboards and rows of labelled pictures."""
 
 from __future__ import annotations
 
@@ -53,36 +53,6 @@ def on_checkerboard(foreground: Image.Image | np.ndarray, cell: int = 8) -> Imag
     return Image.alpha_composite(board, picture).convert("RGB")
 
 
-def contact_sheet(
-    foreground: Image.Image | np.ndarray,
-    background: Image.Image | np.ndarray,
-    blended: Image.Image | np.ndarray,
-    soft_mask: Image.Image | np.ndarray | None = None,
-    hard_mask: Image.Image | np.ndarray | None = None,
-    scale: int | None = None,
-) -> Image.Image:
-    """A row of labelled pictures: foreground on a checkerboard, background, blended, and the masks where given.
-
-    Pictures are PIL images or arrays: (H, W), (H, W, 3) or (H, W, 4), uint8 or floats in [0, 1]. Masks show 1 as white
-    and may be smaller than the pictures. scale: whole-number enlargement; default: pictures get at least 256 px high.
-    """
-    size = as_image(blended).size
-    tiles = [
-        ("foreground", as_image(foreground)),
-        ("background", as_image(background).convert("RGB")),
-        ("blended", as_image(blended).convert("RGB")),
-    ]
-    tiles += [
-        (label, as_image(mask).convert("RGB").resize(size, Image.Resampling.NEAREST))
-        for label, mask in (("soft mask", soft_mask), ("hard mask", hard_mask))
-        if mask is not None
-    ]
-    factor = scale or max(1, -(-256 // size[1]))
-    large = [(label, _enlarged(picture, factor)) for label, picture in tiles]
-    large[0] = (large[0][0], on_checkerboard(large[0][1], cell=max(8, size[1] * factor // 32)))
-    return labelled_row(large)
-
-
 def labelled_row(tiles: Sequence[tuple[str, Image.Image]], gap: int = 8, label_height: int = 22) -> Image.Image:
     """Pictures side by side, each under its label; RGB on white."""
     width = sum(picture.width for _, picture in tiles) + gap * (len(tiles) + 1)
@@ -108,7 +78,3 @@ def as_image(picture: Image.Image | np.ndarray) -> Image.Image:
     if array.dtype != np.uint8:
         array = np.rint(np.clip(array.astype(np.float32), 0.0, 1.0) * 255.0).astype(np.uint8)
     return Image.fromarray(array)
-
-
-def _enlarged(picture: Image.Image, factor: int) -> Image.Image:
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)

@@ -1,4 +1,4 @@
-"""Alpha-over in both light models, checkerboards and the contact sheet."""
+"""Alpha-over in both light models, checkerboards and rows of labelled pictures."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from layerfusion_pack.layerfusion_core.layers.compositing import (
     alpha_over,
     as_image,
     checkerboard,
-    contact_sheet,
     difference_map,
+    labelled_row,
     linear_to_srgb,
     on_checkerboard,
     srgb_to_linear,
@@ -53,13 +53,10 @@ def test_checkerboard_shows_where_nothing_is():
     assert np.array_equal(np.asarray(on_checkerboard(empty, cell=4)), board)
 
 
-def test_contact_sheet():
-    foreground, rgb = np.random.rand(64, 48, 4), np.random.rand(64, 48, 3).astype(np.float32)
-    three = contact_sheet(foreground, rgb, Image.fromarray(np.zeros((64, 48, 3), np.uint8)))
-    five = contact_sheet(foreground, rgb, rgb, soft_mask=np.random.rand(8, 6), hard_mask=np.eye(8, 6))
-    assert three.mode == "RGB" and three.width == 3 * 4 * 48 + 4 * 8 and three.height == 4 * 64 + 30
-    assert five.width == 5 * 4 * 48 + 6 * 8
-    assert contact_sheet(foreground, rgb, rgb, scale=1).width == 3 * 48 + 4 * 8
+def test_a_row_of_labelled_pictures():
+    row = labelled_row([("a", Image.new("RGB", (48, 64), "red")), ("b", Image.new("RGB", (48, 60)))])
+    assert row.size == (2 * 48 + 3 * 8, 64 + 22 + 8)
+    assert row.getpixel((8, 22)) == (255, 0, 0) and row.getpixel((60, 22 + 62)) == (255, 255, 255)
 
 
 def test_as_image():
