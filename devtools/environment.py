@@ -19,7 +19,7 @@ from .packages import installed, python_in
 NEEDED = ["torch", "torchvision", "numpy", "pillow", "safetensors>=0.4.2", "transformers>=4.50", "diffusers>=0.31",
           "accelerate", "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.8", "websocket-client>=1.7"]
 """What the demo's client, the reference engine and the test runner use beyond the host's own requirements."""
-HELPFUL = {"psd-tools>=1.26": (3, 11), "av>=14.2": (3, 10), "ruff>=0.6": (3, 10)}
+HELPFUL = {"psd-tools>=1.26": (3, 11), "av>=14.2": (3, 10), "ruff>=0.6": (3, 10), "basedpyright>=1.31": (3, 10)}
 """What single tests use, and the first Python it is to be had for; where it is missing they are named as not run."""
 EVALUATION = ["torchmetrics>=1.4", "torch-fidelity>=0.3"]
 """What only the paper's Table 1 and its test use."""

@@ -1,10 +1,11 @@
 """``dev.py test``: each tier in a process of its own, then a closing line per tier and what was not run.
 
-pytest runs the tiers, Node.js's own test runner the one of the page's scripts.
+pytest runs the tiers, Node.js's own test runner the one of the page's scripts. A run of everything begins with style and types.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -33,8 +34,11 @@ class Tier:
         return f"tests/{self.name}"
 
 
+STYLE = Tier("style", "style and types")
+CHECKS = {"ruff": ["check", "."], "basedpyright": []}
+"""Programs of that tier, with their arguments; pyproject.toml says what they look at."""
 WEB = Tier("web", "web (Node.js)", files="*.test.mjs")
-TIERS = (Tier("unit", "unit"), Tier("reference", "reference"), WEB, Tier("host", "host (in process)", True),
+TIERS = (STYLE, Tier("unit", "unit"), Tier("reference", "reference"), WEB, Tier("host", "host (in process)", True),
          Tier("server", "server (HTTP)", True))
 GET_A_HOST = f"{hosts.GET_ONE}, and run this again"
 GET_NODE = "install Node.js 20 or newer (its program is called node), and run this again"
@@ -83,6 +87,11 @@ def run(checkout: Path, host: Path | None, arguments: list[str]) -> int:
         if tier.needs_host and host is None:
             not_run.append(f"NOT RUN: {tier.label.upper()} TESTS, THERE IS NO COMFYUI. What to do: {GET_A_HOST}.")
             continue
+        if tier is STYLE:
+            if (checkout / "pyproject.toml").is_file():
+                say(f"\n== {tier.label} ==")
+                results[tier.name] = _style(checkout)
+            continue
         if not any((checkout / tier.folder).glob(f"**/{tier.files}")):
             continue
         if tier is WEB and shutil.which("node") is None:
@@ -94,7 +103,7 @@ def run(checkout: Path, host: Path | None, arguments: list[str]) -> int:
             continue
         side_by_side = SERVERS if tier.name == "server" else PARALLEL
         results[tier.name] = _pytest(checkout, host, paths or [tier.folder], [*side_by_side, *marks, *options])
-    if marks and results.keys() - {WEB.name}:
+    if marks and results.keys() - {WEB.name, STYLE.name}:
         not_run.append('NOT RUN: TESTS MARKED AS SLOW. What to do: add -m "" to this command.')
     return close(results, not_run, host)
 
@@ -151,6 +160,20 @@ def _pytest(checkout: Path, host: Path | None, paths: list[str], options: list[s
         code = subprocess.run(command, cwd=checkout, env=variables).returncode
         result = read_report(report)
     result.seconds, result.code = time.monotonic() - started, code
+    return result
+
+
+def _style(checkout: Path) -> Result:
+    """One check a program; those that the environment lacks are skipped."""
+    result, reasons, started = Result(), [], time.monotonic()
+    for program, arguments in CHECKS.items():
+        if importlib.util.find_spec(program) is None:
+            reasons.append(f"NO {program.upper()}: {sys.executable} -m pip install {program}")
+        elif subprocess.run([sys.executable, "-m", program, *arguments], cwd=checkout).returncode == 0:
+            result.passed += 1
+        else:
+            result.failed += 1
+    result.skipped, result.reasons, result.seconds = len(reasons), tuple(reasons), time.monotonic() - started
     return result
 
 

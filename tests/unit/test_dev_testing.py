@@ -80,6 +80,16 @@ def test_without_nodejs_the_web_tests_are_named_in_capitals(tmp_path, monkeypatc
     assert "NOT RUN: WEB (NODE.JS) TESTS, THERE IS NO NODE.JS. What to do:" in capsys.readouterr().out
 
 
+def test_style_and_types_count_a_test_a_program_and_missing_ones_are_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "pyproject.toml").write_text("")
+    monkeypatch.setattr(testing, "CHECKS", {"json.tool": ["pyproject.toml"], "this": [], "nogizmo": []})
+    assert testing.run(tmp_path, None, []) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("style and types: 1 passed, 1 failed, 1 skipped in ") for line in lines)
+    assert any(line.startswith("NOT RUN: A STYLE AND TYPES TEST. NO NOGIZMO: ") for line in lines)
+    assert lines[-1] == "1 passed, 1 failed, 1 skipped"
+
+
 @pytest.mark.parametrize(
     ("arguments", "quick"), [([], True), (["-m", ""], False), (["-x"], True), (["tests/unit"], False)], ids=str
 )
@@ -88,6 +98,7 @@ def test_a_run_of_everything_leaves_out_slow_tests_and_says_so(arguments, quick,
     monkeypatch.chdir(CHECKOUT)
     monkeypatch.setattr(testing, "_pytest", lambda *args: asked.append(args[-1]) or testing.Result(passed=1))
     monkeypatch.setattr(testing, "_node", lambda *args: testing.Result(passed=1))
+    monkeypatch.setattr(testing, "_style", lambda *args: testing.Result(passed=1))
     assert testing.run(CHECKOUT, None, arguments) == 0
     assert asked and all(("not slow" in options) is quick for options in asked)
     assert ("NOT RUN: TESTS MARKED AS SLOW" in capsys.readouterr().out) is quick
