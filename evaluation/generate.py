@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import comfy.model_management
 import comfy.sample
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..layerfusion_core.host.sampling.conditioning import EOS_KEY, encode_prompt
@@ -16,8 +20,9 @@ from ..layerfusion_core.method.options import LayerFusionOptions
 from ..layerfusion_core.method.prior_maps import PriorRecord
 from ..layerfusion_core.method.streams import Layers
 from .experiments import BLENDINGS, WORDS, with_words
+from .layerdiffuse import three_runs
 from .measures import mask_flicker
-from .methods import Method
+from .methods import LAYERDIFFUSE, Method
 from .models import Models, Settings
 from .prompts import Pair
 
@@ -27,7 +32,8 @@ class Trios:
     """A batch of layers: straight colours, alpha (B, H, W) with 1 = opaque, pictures (B, H, W, 3) in [0, 1].
 
     flicker: `mask_flicker` of the last block's soft mask, (B,); seconds, cpu_seconds: per trio, sampling and decoding;
-    the second is this process's time on the CPU, which other processes on the machine do not lengthen.
+    the second is this process's time on the CPU, which other processes on the machine do not lengthen. memory: the most
+    that was taken of a GPU meanwhile, GB; NaN without one.
     """
 
     foreground: Tensor
@@ -37,6 +43,7 @@ class Trios:
     flicker: Tensor
     seconds: float
     cpu_seconds: float
+    memory: float = math.nan
 
     def pasted(self) -> Trios:
         """The sequential baseline: the blended picture is the foreground laid over the background."""
@@ -61,7 +68,22 @@ class Generator:
 
     def trios(self, method: Method, pairs: list[Pair]) -> Trios:
         """The layers of `pairs` (one group) with the method's options. A pair's noise follows from its index alone."""
-        s, started = self.settings, (time.perf_counter(), time.process_time())
+        started = time.perf_counter(), time.process_time()
+        on_gpu = comfy.model_management.get_torch_device().type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        layers, flicker = self._three_runs(pairs) if method.name == LAYERDIFFUSE else self._one_run(method, pairs)
+        memory = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else math.nan
+        now = time.perf_counter(), time.process_time()
+        seconds, cpu_seconds = ((end - start) / len(pairs) for start, end in zip(started, now))
+        return Trios(*layers, flicker, seconds, cpu_seconds, memory)
+
+    def _three_runs(self, pairs: list[Pair]) -> tuple[Sequence[Tensor], Tensor]:
+        return three_runs(self, pairs), torch.full((len(pairs),), torch.nan)
+
+    def _one_run(self, method: Method, pairs: list[Pair]) -> tuple[Sequence[Tensor], Tensor]:
+        """Layers (colour, alpha, background, blended) and the flicker of the masks."""
+        s = self.settings
         blended = [pair.background if method.blended_text == "background" else pair.blended_text for pair in pairs]
         texts = [[pair.foreground for pair in pairs], blended, [pair.background for pair in pairs]]
         foreground, blended, background = (self.conditioning(stream) for stream in texts)
@@ -75,9 +97,7 @@ class Generator:
         samples = layers.map(lambda layer: layer["samples"])
         foreground, blended, background = (self.models.vae.decode(own).float() for own in samples.streams)
         colour, alpha = self.models.transparent.decode(foreground, samples.foregrounds[0], s.ensemble)
-        now = time.perf_counter(), time.process_time()
-        seconds = [(end - start) / len(pairs) for start, end in zip(started, now)]
-        return Trios(colour, alpha, background, blended, _flicker(record, len(pairs)), *seconds)
+        return (colour, alpha, background, blended), _flicker(record, len(pairs))
 
     def latent(self, pairs: list[Pair]) -> dict:
         """An empty LATENT for `pairs`."""
@@ -85,12 +105,12 @@ class Generator:
         side = self.settings.size // 8
         return {"samples": torch.zeros(len(pairs), 4, side, side), "batch_index": [pair.index for pair in pairs]}
 
-    def alone(self, conditioning: list, latent: dict) -> Tensor:
-        """Samples of the foreground model in the stock sampler, from the noise the foreground stream starts with."""
+    def alone(self, conditioning: list, latent: dict, model: ModelPatcher | None = None) -> Tensor:
+        """Samples of a model, the foreground's by default, in the stock sampler, from the noise of the foreground stream."""
         s, samples = self.settings, latent["samples"]
         noise = comfy.sample.prepare_noise(samples, s.seed, latent["batch_index"])
         return comfy.sample.sample(
-            self.models.foreground, noise, s.steps, s.cfg, s.sampler, s.scheduler, conditioning,
+            model or self.models.foreground, noise, s.steps, s.cfg, s.sampler, s.scheduler, conditioning,
             self.conditioning([""]), samples, seed=s.seed, disable_pbar=True,
         )  # fmt: skip
 

@@ -26,6 +26,11 @@ def step_files(folder: Path) -> dict[str, Path]:
     return found if len(found) == len(KINDS) else {}
 
 
+def missing(models: str) -> str:
+    """What an evaluation without the steps' weights lacks, in words."""
+    return f"it needs {' and '.join(f'layer_xl_{kind}.safetensors' for kind in KINDS)} in {models}/layer_model"
+
+
 def load_steps(found: Mapping[str, Path]) -> dict[str, Any]:
     """The weights of `step_files`, read: {kind: ConditionalWeights}."""
     from ..layerfusion_core.host.sampling.on_layers import load_conditional_weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-INDEPENDENT, SEQUENTIAL, REFERENCE = "independent", "sequential", "reference"
+INDEPENDENT, SEQUENTIAL, REFERENCE, LAYERDIFFUSE = "independent", "sequential", "reference", "layerdiffuse"
 DEFAULT = "share"
 
 
@@ -30,6 +30,7 @@ def _method(name: str, label: str, mode: str = DEFAULT, experiment: str = "", te
 
 MAIN = (
     _method(INDEPENDENT, "no blending (strength 0)", strength=0.0),
+    Method(LAYERDIFFUSE, "LayerDiffuse, three runs"),
     *(_method(mode, mode, mode) for mode in ("adapt", "share", "one_scene", "adapt_self", "literal", "from_background")),
 )
 CHOICES = (

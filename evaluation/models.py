@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from .layerdiffuse import load_steps, step_files
 
 PART = 1 << 20  # bytes of a weight file's start and end that identify it
 
@@ -29,13 +31,14 @@ REAL = Settings(size=1024, steps=25, cfg=7.0)  # LayerDiffuse's published defaul
 
 @dataclass(frozen=True)
 class Models:
-    """What a run needs; transparent: TransparentVAE."""
+    """What a run needs; transparent: TransparentVAE; steps: of `load_steps`, {} without LayerDiffuse's files for them."""
 
     base: Any
     foreground: Any
     clip: Any
     vae: Any
     transparent: Any
+    steps: dict[str, Any] = field(default_factory=dict)
 
 
 def is_demo(models: str) -> bool:
@@ -68,6 +71,13 @@ def files(models: str) -> list[Path]:
     return [*checkpoints, *layers]
 
 
+def steps(models: str) -> dict[str, Path]:
+    """LayerDiffuse's files for its second and third run, by kind; {} where they are not all there."""
+    demo = is_demo(models)
+    folder = Path(__file__).resolve().parents[1] / "demo" if models == "demo" else Path(models).parent if demo else Path(models)
+    return step_files(folder / "layer_model")
+
+
 def fingerprint(models: str) -> str:
     """Identity of the weights: a hash of names, sizes, beginnings and ends of the files."""
     total = hashlib.sha256()
@@ -86,7 +96,7 @@ def load(models: str) -> Models:
 
     if is_demo(models):
         demo = load_demo(MODELS if models == "demo" else Path(models))
-        return Models(demo.base, demo.foreground, demo.clip, demo.vae, demo.transparent_vae)
+        return Models(demo.base, demo.foreground, demo.clip, demo.vae, demo.transparent_vae, load_steps(steps(models)))
     import folder_paths
 
     from ..layerfusion_core.host.models.foreground import apply_foreground, load_foreground_weights
@@ -99,4 +109,5 @@ def load(models: str) -> Models:
         folder_paths.add_model_folder_path(kind, str(folder / kind), True)
     base, clip, vae = load_checkpoint(files(models)[0].name, "checkpoint")
     weights = load_foreground_weights(str(folder / "layer_model" / WANTED))
-    return Models(base, apply_foreground(base, weights), clip, vae, load_transparent_vae(DECODER[1]))
+    foreground, transparent = apply_foreground(base, weights), load_transparent_vae(DECODER[1])
+    return Models(base, foreground, clip, vae, transparent, load_steps(steps(models)))

@@ -41,6 +41,8 @@ QUESTIONS = (
     Question("modes", MODES, (*SCENE, *CLEAN, "inside_psnr", "shadow_found", "matched_psnr", "film"), skip=SEEN),
     Question("modes_glass", MODES, glass=True),
     Question("others", ("adapt", "adapt_self", "literal", "from_background", "off")),
+    Question("rival", ("independent", methods.LAYERDIFFUSE, *MODES[1:]),
+             (*SCENE, "leak_share", "bg_object", "inside_psnr", "shown_share", "shadow_found", "matched_psnr")),
     Question("prior", (DEFAULT, "x_frozen"), (*LAYERS, "flicker"), against=DEFAULT),
     Question("prior_default", (DEFAULT, "previous"), (*LAYERS, "shadow_found", "flicker"), against=DEFAULT),
     Question("strength", (DEFAULT, "x_no_feedback", "hardness_20", "end_50", "self_only", "cross_only"), against=DEFAULT),
@@ -49,7 +51,7 @@ QUESTIONS = (
     Question("truth", MODES,
              ("fg_shape", "fg_colour", "bg_pattern", "bg_tone", "bl_shape", "bl_colour", "bl_pattern", "bl_tone")),
 )  # fmt: skip
-LIT = (*MODES, "previous")  # whose light and shadow are judged
+LIT = (*MODES, "previous", methods.LAYERDIFFUSE)  # whose light and shadow are judged
 MANY = frozenset({*LIT, methods.SEQUENTIAL})
 
 

@@ -12,11 +12,12 @@ import argparse
 import re
 from pathlib import Path
 
-from . import page, plan, results, table
+from . import methods, page, plan, results, table
 
 MARK = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 MADE = ("alpha", "priors", "accuracy", "light")  # tables that other parts have written
 SHEETS = {  # picture: methods, pairs
+    "evidence-rival.jpg": ((methods.LAYERDIFFUSE, "share", "one_scene"), (60, 61, 62, 63)),
     "evidence-modes.jpg": ((*plan.MODES,), (60, 61, 62, 63)),
     "evidence-strength.jpg": (("share", "x_no_feedback", "end_50", "self_only"), (0, 1, 2)),
     "evidence-noise.jpg": (("share", "noise", "background_prompt"), (0, 1, 2)),
@@ -93,10 +94,10 @@ def fill(text: str, found: dict[str, str]) -> str:
 
 def pictures(out: Path, folder: Path) -> None:
     """Write the sheets whose pictures are there, and the figure of the priors."""
-    for name, (methods, pairs) in SHEETS.items():
-        there = [index for index in pairs if all(page.strip(out, method, index) for method in methods)]
+    for name, (shown, pairs) in SHEETS.items():
+        there = [index for index in pairs if all(page.strip(out, method, index) for method in shown)]
         if there:
-            page.save(page.sheet(out, methods, there), folder / name)
+            page.save(page.sheet(out, shown, there), folder / name)
     figure = out / "evidence-priors.jpg"
     if figure.is_file():
         (folder / figure.name).write_bytes(figure.read_bytes())

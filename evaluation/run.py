@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from comfy import utils
 
-from . import generate, measures, methods, models, plan, prompts, results
+from . import generate, layerdiffuse, measures, methods, models, plan, prompts, results
 
 log = logging.getLogger("layerfusion.evaluation")
 
@@ -43,6 +43,11 @@ def main(argv: list[str] | None = None) -> int:
     counts = {method.name: len(pairs) for method in methods.select(options.methods)}
     if options.plan:
         counts, settings = plan.counts(options.plan == "quick"), plan.SETTINGS_OF[options.plan]
+    if methods.LAYERDIFFUSE in counts and not models.steps(options.models):
+        if methods.LAYERDIFFUSE in options.methods.split(","):
+            parser.error(layerdiffuse.missing(options.models))
+        log.info("%s is left out: %s", methods.LAYERDIFFUSE, layerdiffuse.missing(options.models))
+        del counts[methods.LAYERDIFFUSE]
     changed = {name: getattr(options, name) for name in ("steps", "size", "ensemble") if getattr(options, name)}
     settings = dataclasses.replace(settings, **changed)
     wanted = [methods.ALL[name] for name in counts]
@@ -89,7 +94,7 @@ def run_batch(out: Path, key: str, maker: generate.Generator, method: methods.Me
     measured = measure(trios, alone)
     rows = [
         {"key": key, "method": method.name, "index": pair.index, "foreground": pair.foreground,
-         "background": pair.background, "seconds": trios.seconds, "cpu_seconds": trios.cpu_seconds,
+         "background": pair.background, "seconds": trios.seconds, "cpu_seconds": trios.cpu_seconds, "memory": trios.memory,
          **{name: values[row].item() for name, values in measured.items()}}
         for row, pair in enumerate(pairs)
     ]  # fmt: skip

@@ -47,6 +47,7 @@ MORE_COLUMNS = (
     Column("shadow", "shadow, %", 1, 100.0),
     Column("seconds", "seconds a trio", 2),
     Column("cpu_seconds", "CPU seconds a trio", 2),
+    Column("memory", "GPU memory at the peak, GB", 2),
 )
 TRUTH_COLUMNS = (
     Column("fg_shape", "FG shape, %", 0, 100.0),

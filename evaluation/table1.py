@@ -2,6 +2,7 @@
 
     python evaluation table1 DIR --metrics FOLDER        adds table1.md to the results in DIR
 
+LayerDiffuse against LayerFusion, as in the paper, wherever the folder of models has LayerDiffuse's fg2ble and fgble2bg.
 Wants the method `reference` among the results: unblended layers from another seed. Its foregrounds are LayerDiffuse's and
 its backgrounds the base model's, and KID and FID are distances to these; those of `independent`, the same distribution,
 show what N pictures can resolve. Foregrounds are laid on mid grey. Needs the packages of the extra `evaluate`
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from . import methods, results
-from .table import bootstrap, cell, markdown, present
+from .table import MORE_COLUMNS, bootstrap, cell, markdown, present
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 CLIP_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
@@ -31,6 +32,7 @@ GREY = 0.5
 BATCH = 8
 WIDTH = 2048  # of Inception's features, as in the original FID
 LAYERS = ("foreground", "background")
+COSTS = ("seconds", "memory")  # of a trio
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,8 +80,10 @@ def table(out: Path, rows: list[dict], folder: Path) -> str:
         raise ValueError(f"{out} has {len(pairs)} pairs with results of {', '.join(of)}; Table 1 needs them all, at least 4 pairs")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     scorer, extractor = _clip(folder / "clip", device), _inception(folder / INCEPTION, device)
+    costs = [column for column in MORE_COLUMNS if column.key in COSTS]
     head = [f"setting (the same {len(pairs)} pairs)",
-            *(f"{layer[0].upper()}G {name}" for layer in LAYERS for name in ("CLIP", "KID", "FID"))]  # fmt: skip
+            *(f"{layer[0].upper()}G {name}" for layer in LAYERS for name in ("CLIP", "KID", "FID")),
+            *(column.heading for column in costs)]  # fmt: skip
     lines = []
     real = {layer: [_picture(out, methods.REFERENCE, i, layer, device) for i in pairs] for layer in LAYERS}
     features = {layer: _features(extractor, real[layer]) for layer in LAYERS}
@@ -90,6 +94,7 @@ def table(out: Path, rows: list[dict], folder: Path) -> str:
             scores = [scorer(picture, of[name][i][layer]) for picture, i in zip(made, pairs)]
             cells.append(cell(bootstrap(scores)))
             cells += distances(features[layer], _features(extractor, made))
+        cells += [cell(bootstrap([of[name][i][c.key] for i in pairs if of[name][i].get(c.key) is not None]), c) for c in costs]
         lines.append([methods.ALL[name].label, *cells])
     return markdown(head, lines)
 

@@ -11,13 +11,15 @@ from pathlib import Path
 import comfy.supported_models
 import comfy.utils
 import folder_paths
+import pytest
 import tiny
 import tiny_checkpoint
 import torch
 from safetensors.torch import save_file
+from test_condition_on_layers import differences
 
 from devtools import evaluate
-from layerfusion_pack.evaluation import generate, methods, models, prompts, run
+from layerfusion_pack.evaluation import generate, methods, models, prompts, results, run
 from layerfusion_pack.layerfusion_core.host.models.demo import MODELS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -45,6 +47,24 @@ def test_run_resume_and_report(host, tmp_path, monkeypatch, caplog):
     assert (tmp_path / "index.html").read_text().count("<img ") == 6
 
 
+def test_layerdiffuses_three_runs(tmp_path, caplog):
+    """The foreground is that of the unblended run; what is made of it follows it; without the files they are named."""
+    caplog.set_level(logging.INFO)
+    command = ["--out", str(tmp_path), "--n", "2", "--steps", "2", "--size", "64", "--ensemble", "1"]
+    assert run.main([*command, "--methods", "layerdiffuse"]) == 0
+    rgba, background, blended = results.load_trios(tmp_path, "layerdiffuse", [0, 1])
+    alone, _, unblended = results.load_trios(tmp_path, "independent", [0, 1])
+    assert torch.allclose(rgba, alone, atol=0.02) and not torch.allclose(blended, unblended, atol=0.1)
+    assert {row["method"] for row in results.read(tmp_path)} == {"independent", "layerdiffuse"}
+    elsewhere = tmp_path / "models"
+    shutil.copytree(MODELS, elsewhere)
+    assert models.steps(str(elsewhere)) == {} and set(models.steps("demo")) == {"fg2ble", "fgble2bg"}
+    with pytest.raises(SystemExit):
+        run.main([*command, "--methods", "layerdiffuse", "--models", str(elsewhere)])
+    assert run.main([*command[:2], "--n", "0", "--methods", "main", "--models", str(elsewhere)]) == 0
+    assert "layerdiffuse is left out: it needs layer_xl_fg2ble.safetensors and layer_xl_fgble2bg" in caplog.text
+
+
 def test_a_pair_is_the_same_in_any_batch():
     settings = models.Settings(size=64, steps=2, cfg=4.5, ensemble=1)
     maker = generate.Generator(models.load("demo"), settings)
@@ -68,14 +88,18 @@ def test_a_folder_with_a_checkpoint_and_layer_models(tmp_path, monkeypatch):
     tiny_checkpoint.write_checkpoint(tmp_path / "checkpoints" / "tiny.safetensors")
     save_file(tiny.foreground_file(tiny.tiny_sdxl()), str(layer_model / "layer_xl_transparent_attn.safetensors"))
     shutil.copy(MODELS / "transparent_decoder.safetensors", layer_model / "vae_transparent_decoder.safetensors")
+    for kind in ("fg2ble", "fgble2bg"):
+        tensors = {f"{key}::diff::0": value for key, value in differences(kind).items()}
+        save_file(tensors, str(layer_model / f"layer_xl_{kind}.safetensors"))
     assert not models.is_demo(str(tmp_path))
     assert len(models.fingerprint(str(tmp_path))) == 16
     found = dataclasses.replace(models.load(str(tmp_path)), vae=models.load("demo").vae)  # the file's has no real weights
     maker = generate.Generator(found, models.Settings(size=64, steps=1, cfg=7.0, ensemble=1))
     pairs = prompts.read(prompts.FOLDER / "real.txt")[:1]
-    trios = maker.trios(methods.ALL["adapt"], pairs)
-    assert trios.alpha.shape == (1, 64, 64)
-    assert trios.blended.shape == trios.background.shape == trios.foreground.shape == (1, 64, 64, 3)
+    for method in ("adapt", "layerdiffuse"):
+        trios = maker.trios(methods.ALL[method], pairs)
+        assert trios.alpha.shape == (1, 64, 64)
+        assert trios.blended.shape == trios.background.shape == trios.foreground.shape == (1, 64, 64, 3)
 
 
 def test_prompts_of_other_lengths_get_batches_of_their_own():
