@@ -1,4 +1,4 @@
-"""``dev.py demo``: one run of workflows/demo.json (or of the reference engine) and its pictures in a folder."""
+"""``dev.py demo``: one run of the first example graph (or of the reference engine) and its pictures in a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import graph, hosts
+from . import examples, graph, hosts
 from .client import Client, Run
 from .console import Bar, Problem, say
 from .server import ComfyServer
@@ -35,7 +35,7 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
     started = time.monotonic()
     if options.engine == "comfyui" and host is None:
         raise Problem("--engine comfyui needs a ComfyUI: put one at ~/comfy/ComfyUI or set COMFYUI_PATH to it.")
-    workflow = json.loads((checkout / "workflows" / "demo.json").read_text(encoding="utf-8"))
+    workflow = examples.load(checkout, "demo")
     out = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     if host is None:
@@ -65,7 +65,7 @@ def _comfyui(checkout: Path, host: Path, workflow: graph.Graph, options: argpars
         texts = {name: getattr(options, name) for name in STREAMS}
         workflow = graph.with_widgets(workflow, info, "LayerFusionTextEncode", **texts)
         workflow = graph.with_widgets(workflow, info, "LayerFusionKSampler", seed=options.seed, steps=options.steps)
-        api = graph.to_api(workflow, info)
+        api = with_priors(graph.to_api(workflow, info))
         result = _follow(client, api, workflow)
         pictures = collect(client, api, result)
         seconds = {"server_start": round(server.seconds_to_start, 1), "run": round(result.seconds, 1)}
@@ -97,8 +97,16 @@ def _follow(client: Client, api: graph.Graph, workflow: graph.Graph) -> Run:
     return result
 
 
+def with_priors(api: graph.Graph, step: int = 5) -> graph.Graph:
+    """A graph with the maps of its sampler's run shown, at a step from 1."""
+    sampler = graph.node_id(api, "LayerFusionKSampler")
+    inputs = {"priors": [sampler, 3], "block": "last self-attention", "step": step}
+    return {**api, "priors": {"class_type": "LayerFusionPreviewPriors", "inputs": inputs},
+            "maps": {"class_type": "PreviewImage", "inputs": {"images": ["priors", 0]}}}
+
+
 def collect(client: Client, api: graph.Graph, run: Run) -> dict[str, bytes]:
-    """PNG files of a finished demo graph: foreground, background, blended and priors.
+    """PNG files of a finished demo graph `with_priors`: foreground, background, blended and priors.
 
     The layers are those that the save node wrote (one name with the stream in it each); priors is the preview fed by
     the prior node. Raises Problem when one is missing.

@@ -1,19 +1,21 @@
 """``dev.py pictures``: remakes the pictures of README and templates page from runs of the example graphs.
 
-A thumbnail shows its own graph, run as it is saved; docs/given.jpg shows the same runs, docs/demo.jpg the demo graph with
-the prompts and seeds of `SHOWN`, docs/viewer.jpg the page of Save Layers in a browser after a run.
+A thumbnail shows its own graph, run as it is saved, and carries that graph's `fingerprint`; those of SDXL graphs show the
+first one in their place and say so. docs/given.jpg shows the runs with given layers, docs/demo.jpg the first graph with the
+prompts and seeds of `SHOWN`, docs/viewer.jpg the page of Save Layers in a browser after a run.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from . import browser, demo, graph
+from . import browser, demo, examples, graph
 from .client import Client, Run
 from .console import Problem, say
 from .server import ComfyServer
@@ -21,13 +23,17 @@ from .server import ComfyServer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-NAMES = ("demo", "given", "viewer")
-"""What can be asked for; thumbnails go with the picture that shows the same runs."""
+NAMES = ("thumbnails", "demo", "given", "viewer")
+"""What can be asked for."""
 BOTTLE = ("a glass blue bottle", "a wooden table", 7)
 SHOWN = (BOTTLE, ("a yellow lantern", "a night street", 7), ("a red balloon", "a meadow", 7))
 """Foreground, background and seed of the rows of docs/demo.jpg, below that of the demo graph as it is saved."""
-GIVEN = ("demo_given_foreground", "demo_given_background", "demo_harmonise")
-SDXL_NOTE = "Drawn by the miniature models.\nPictures of real SDXL weights look otherwise."
+GIVEN = ("given_foreground", "given_background", "harmonise")
+FIRST = {**dict.fromkeys(GIVEN, "given"), "priors": "soft mask"}
+"""What the first tile of a thumbnail shows; else light and shadow."""
+STAND_INS = {"sdxl": BOTTLE, "lora_controlnet": ("a yellow mug", "a brick wall", 7)}
+"""Graphs that need downloads, and what their thumbnails show instead."""
+NOTE = "Drawn by the miniature models.\nPictures of real SDXL weights look otherwise."
 SIDE, NOTE_HEIGHT = 256, 64
 LARGEST = 200_000  # bytes of a file
 VIEWER = "document.querySelector('.layerfusion-viewer')"
@@ -55,51 +61,83 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
         raise Problem(f"No picture is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}.")
     say("Starting ComfyUI")
     with ComfyServer(host, checkout) as server, Client(server) as client:
-        makers = {"demo": _demo, "given": _given, "viewer": _viewer}
+        made: dict[str, dict[str, Image]] = {}  # layers by fingerprint: some graphs are shown more than once
         for name in options.names or NAMES:
-            for file, picture in makers[name](checkout, client).items():
+            if name == "thumbnails":
+                thumbnails(checkout, client, made)
+                continue
+            for file, picture in MAKERS[name](checkout, client, made).items():
                 save(picture, checkout / file)
                 say(f"  {file}")
     return 0
 
 
-def save(picture: Image, file: Path) -> None:
+def save(picture: Image, file: Path, comment: str = "") -> None:
     """Write a JPEG file of at most `LARGEST` bytes, as good as that allows; Problem where it is too large at any quality."""
     for quality in (92, 88, 84, 80, 75, 70):
         data = io.BytesIO()
-        picture.save(data, format="JPEG", quality=quality, subsampling=0)
+        picture.save(data, format="JPEG", quality=quality, subsampling=0, comment=comment)
         if data.tell() <= LARGEST:
             file.write_bytes(data.getvalue())
             return
     raise Problem(f"{file.name} takes {data.tell()} bytes at quality {quality}, more than {LARGEST}; show fewer pictures in it.")
 
 
-def _demo(checkout: Path, client: Client) -> dict[str, Image]:
-    workflow = _workflow(checkout, "demo")
-    made = [_layers(client, workflow)] + [_layers(client, _asked(client, workflow, *asked)) for asked in SHOWN]
-    return {
-        "docs/demo.jpg": _rows([[(name, layers[name]) for name in (*demo.STREAMS, "soft mask")] for layers in made]),
-        "workflows/demo.jpg": _tiles(made[0], "soft mask"),
-        "workflows/layerfusion_sdxl.jpg": _noted(_tiles(made[1], "soft mask"), SDXL_NOTE),
-    }
+def fingerprint(api: graph.Graph, object_info: dict[str, Any]) -> str:
+    """A word that changes with what a graph sets or links; not with an input that a node gets later and the graph leaves alone."""
+    nodes = {}
+    for key, node in sorted(api.items()):
+        defaults = dict(graph.widgets_of(object_info[node["class_type"]]))
+        set_here = {name: value for name, value in node["inputs"].items() if name not in defaults or value != defaults[name]}
+        nodes[key] = (node["class_type"], set_here)
+    return hashlib.sha256(json.dumps(nodes, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _given(checkout: Path, client: Client) -> dict[str, Image]:
-    pictures, rows = {}, []
-    for name in GIVEN:
-        layers = _layers(client, _workflow(checkout, name))
-        label = "given, pasted" if name == "demo_harmonise" else "given"
+def thumbnail_graph(checkout: Path, key: str, object_info: dict[str, Any]) -> tuple[graph.Graph, bool]:
+    """The graph whose run an example graph's thumbnail shows, and whether that is another one in its place."""
+    if key in STAND_INS:
+        return _asked(object_info, examples.load(checkout, "demo"), *STAND_INS[key]), True
+    return examples.load(checkout, key), False
+
+
+def thumbnails(checkout: Path, client: Client, made: dict[str, dict[str, Image]]) -> None:
+    """Write the picture of each example graph that has none of the graph as it is."""
+    from PIL import Image
+
+    info = client.server.json("/object_info")
+    for key in examples.GRAPHS:
+        shown, stands_in = thumbnail_graph(checkout, key, info)
+        mark, file = fingerprint(graph.to_api(shown, info), info), examples.file(checkout, key, "jpg")
+        if file.exists():
+            with Image.open(file) as before:
+                if before.info.get("comment") == mark.encode():
+                    continue
+        picture = _tiles(_layers(client, shown, made), FIRST.get(key, "effects"))
+        save(_noted(picture, NOTE) if stands_in else picture, file, mark)
+        say(f"  {file.relative_to(checkout)}")
+
+
+def _demo(checkout: Path, client: Client, made: dict[str, dict[str, Image]]) -> dict[str, Image]:
+    workflow, info = examples.load(checkout, "demo"), client.server.json("/object_info")
+    rows = [_layers(client, one, made) for one in (workflow, *(_asked(info, workflow, *asked) for asked in SHOWN))]
+    return {"docs/demo.jpg": _rows([[(name, layers[name]) for name in (*demo.STREAMS, "soft mask")] for layers in rows])}
+
+
+def _given(checkout: Path, client: Client, made: dict[str, dict[str, Image]]) -> dict[str, Image]:
+    rows = []
+    for key in GIVEN:
+        layers = _layers(client, examples.load(checkout, key), made)
+        label = "given, pasted" if key == "harmonise" else "given"
         rows.append([(label, layers["given"]), *((stream, layers[stream]) for stream in demo.STREAMS)])
-        pictures[f"workflows/{name}.jpg"] = _tiles(layers, "given")
-    return {"docs/given.jpg": _rows(rows), **pictures}
+    return {"docs/given.jpg": _rows(rows)}
 
 
-def _viewer(checkout: Path, client: Client) -> dict[str, Image]:
+def _viewer(checkout: Path, client: Client, made: dict[str, dict[str, Image]]) -> dict[str, Image]:
     """The viewer's element in each of `VIEWS`, side by side."""
     from PIL import Image
 
-    workflow = _asked(client, _workflow(checkout, "demo"), *BOTTLE)
-    made = _run(client, workflow).outputs[str(next(n["id"] for n in workflow["nodes"] if n["type"] == SAVE_NODE))]
+    workflow = _asked(client.server.json("/object_info"), examples.load(checkout, "demo"), *BOTTLE)
+    shown = _run(client, workflow)[0].outputs[str(next(n["id"] for n in workflow["nodes"] if n["type"] == SAVE_NODE))]
     views = []
     with browser.Browser() as window, tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "demo.json"
@@ -109,7 +147,7 @@ def _viewer(checkout: Path, client: Client) -> dict[str, Image]:
         window.wait("window.app?.vueAppReady && app.extensionManager.spinner === false", PATIENCE)
         window.wait("document.elementFromPoint(800, 500)?.closest('canvas, [data-node-id]')", PATIENCE)  # the curtain is up
         window.drop(file, 800, 500)
-        window.wait(f"app.graph.nodes.length > 10 && {NODE}", PATIENCE)
+        window.wait(NODE, PATIENCE)
         window.run(f"""(() => {{
             const node = {NODE}, view = app.canvas.ds;
             node.setSize([{NODE_SIZE[0]}, {NODE_SIZE[1]}]);
@@ -118,7 +156,7 @@ def _viewer(checkout: Path, client: Client) -> dict[str, Image]:
             app.canvas.setDirty(true, true);
         }})()""")
         window.wait(f"{VIEWER}?.getBoundingClientRect().height > 100", PATIENCE)
-        window.run(f"{NODE}.onExecuted({json.dumps(made)})")  # what the page does when the node has run
+        window.run(f"{NODE}.onExecuted({json.dumps(shown)})")  # what the page does when the node has run
         window.wait(f"{VIEWER}.querySelector('.sheet img')?.naturalWidth && "
                     f"[...{VIEWER}.querySelectorAll('img')].every((x) => x.naturalWidth)", PATIENCE)
         for key in VIEWS:
@@ -135,41 +173,50 @@ def _viewer(checkout: Path, client: Client) -> dict[str, Image]:
     return {"docs/viewer.jpg": whole}
 
 
-def _workflow(checkout: Path, name: str) -> graph.Graph:
-    return json.loads((checkout / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def _asked(client: Client, workflow: graph.Graph, foreground: str, background: str, seed: int) -> graph.Graph:
+def _asked(object_info: dict[str, Any], workflow: graph.Graph, foreground: str, background: str, seed: int) -> graph.Graph:
     """The demo graph with other prompts and seed."""
-    info = client.server.json("/object_info")
-    workflow = graph.with_widgets(workflow, info, "LayerFusionTextEncode", foreground=foreground, background=background)
-    return graph.with_widgets(workflow, info, "LayerFusionKSampler", seed=seed)
+    texts = {"foreground": foreground, "background": background}
+    workflow = graph.with_widgets(workflow, object_info, "LayerFusionTextEncode", **texts)
+    return graph.with_widgets(workflow, object_info, "LayerFusionKSampler", seed=seed)
 
 
-def _run(client: Client, workflow: graph.Graph) -> Run:
-    """Run a graph to its end; raises Problem when it fails."""
-    done = client.follow(client.queue(graph.to_api(workflow, client.server.json("/object_info")), workflow))
+def _run(client: Client, workflow: graph.Graph) -> tuple[Run, graph.Graph]:
+    """Run a graph to its end, with the maps of its run where one sampler is in it; raises Problem when it fails."""
+    api = graph.to_api(workflow, client.server.json("/object_info"))
+    kinds = [node["class_type"] for node in api.values()]
+    if kinds.count("LayerFusionKSampler") == 1:
+        api = demo.with_priors(api)
+    done = client.follow(client.queue(api, workflow))
     if done.status != "success":
         raise Problem(f"The graph did not finish ({done.status}). {done.error}")
-    return done
+    return done, api
 
 
-def _layers(client: Client, workflow: graph.Graph) -> dict[str, Image]:
-    """Run a graph; its saved layers by name, what else it shows as given, and the soft mask where it shows masks."""
+def _layers(client: Client, workflow: graph.Graph, made: dict[str, dict[str, Image]]) -> dict[str, Image]:
+    """Run a graph, once; its saved layers by name, what it shows as given, and the soft mask where one sampler runs."""
     from PIL import Image
 
-    done, api = _run(client, workflow), graph.to_api(workflow, client.server.json("/object_info"))
+    info = client.server.json("/object_info")
+    mark = fingerprint(graph.to_api(workflow, info), info)
+    if mark in made:
+        return made[mark]
+    done, api = _run(client, workflow)
     found = {}
     for file in done.images(graph.node_id(api, SAVE_NODE)):
         found[Path(file["filename"]).stem.rsplit("_", 1)[-1]] = Image.open(io.BytesIO(client.fetch(file)))
     for key, node in api.items():
         if node["class_type"] == "PreviewImage":
             data = client.fetch(done.images(key)[0])
-            if api[node["inputs"]["images"][0]]["class_type"] == "LayerFusionPreviewPriors":
+            if key == "maps":
                 found["soft mask"] = demo.split_strip(data)["soft mask"]
-            else:
+            elif api[node["inputs"]["images"][0]]["class_type"] != "LayerFusionPreviewPriors":
                 found["given"] = Image.open(io.BytesIO(data))
+    found.setdefault("given", found["foreground"])  # a cut-out that is kept comes out as it went in
+    made[mark] = found
     return found
+
+
+MAKERS = {"demo": _demo, "given": _given, "viewer": _viewer}
 
 
 def _square(picture: Image) -> Image:

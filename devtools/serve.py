@@ -8,6 +8,7 @@ import threading
 import webbrowser
 from pathlib import Path
 
+from . import examples
 from .console import Problem, say
 from .server import ComfyServer, free_port
 
@@ -23,8 +24,8 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
     home = Path("layerfusion-serve").absolute()
     saved = home / "user" / "default" / "workflows"
     saved.mkdir(parents=True, exist_ok=True)
-    for graph in sorted((checkout / "workflows").glob("*.json")):
-        if graph.name != "index.json" and not (saved / graph.name).exists():
+    for graph in sorted((checkout / examples.FOLDER).glob("*.json")):
+        if not (saved / graph.name).exists():
             shutil.copy(graph, saved / graph.name)
     say("Starting ComfyUI")
     server = ComfyServer(host, checkout, port=free_port(options.port or DEFAULT_PORT), output=home / "output",

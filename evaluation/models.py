@@ -25,7 +25,7 @@ class Settings:
     seed: int = 2412
 
 
-DEMO = Settings(size=256, steps=20, cfg=4.5)  # as workflows/demo.json
+DEMO = Settings(size=256, steps=20, cfg=4.5)  # as in the demo graphs
 REAL = Settings(size=1024, steps=25, cfg=7.0)  # LayerDiffuse's published defaults
 
 

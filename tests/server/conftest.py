@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from layerfusion_pack.devtools import graph, hosts
+from layerfusion_pack.devtools import demo, examples, graph, hosts
 from layerfusion_pack.devtools.client import Client
 from layerfusion_pack.devtools.server import ComfyServer
 
@@ -32,19 +31,18 @@ def object_info(server):
 
 @pytest.fixture(scope="session")
 def demo_workflow(object_info):
-    """workflows/demo.json as the editor saves it, at 128 pixels instead of 256 and with 6 steps instead of 20."""
-    workflow = json.loads((CHECKOUT / "workflows" / "demo.json").read_text(encoding="utf-8"))
-    workflow = graph.with_widgets(workflow, object_info, "EmptyLatentImage", width=128, height=128)
+    """The first example graph as the editor saves it, at 128 pixels instead of 256 and with 6 steps instead of 20."""
+    workflow = graph.with_widgets(examples.load(CHECKOUT, "demo"), object_info, "EmptyLatentImage", width=128, height=128)
     return graph.with_widgets(workflow, object_info, "LayerFusionKSampler", steps=6)
 
 
 @pytest.fixture(scope="session")
 def demo_graph(demo_workflow, object_info):
-    """A function: the demo graph in the server's format with widgets of the sampler set."""
+    """A function: the demo graph in the server's format with widgets of the sampler set, and its priors shown."""
 
     def build(**sampler):
         changed = graph.with_widgets(demo_workflow, object_info, "LayerFusionKSampler", **sampler)
-        return graph.to_api(changed, object_info)
+        return demo.with_priors(graph.to_api(changed, object_info))
 
     return build
 

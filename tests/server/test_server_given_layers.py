@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 import numpy
@@ -11,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from layerfusion_pack.devtools import demo, graph
+from layerfusion_pack.devtools import demo, examples, graph
 from layerfusion_pack.devtools.client import Client
 from layerfusion_pack.evaluation import measures
 
@@ -27,8 +26,7 @@ def connection(server):
 
 def api_of(name: str, object_info: dict) -> dict:
     """An example graph in the server's format, with fewer steps."""
-    workflow = json.loads((CHECKOUT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    api = graph.to_api(workflow, object_info)
+    api = graph.to_api(examples.load(CHECKOUT, name), object_info)
     for node in api.values():
         if "steps" in node["inputs"]:
             node["inputs"]["steps"] = STEPS
@@ -83,7 +81,7 @@ def measured(layers: dict[str, numpy.ndarray]) -> dict[str, float]:
 
 
 def test_a_scene_around_a_given_foreground(connection, object_info):
-    api = api_of("demo_given_foreground", object_info)
+    api = api_of("given_foreground", object_info)
     inputs_of(api, "LayerFusionTextEncode")["background"] = "green stripes"  # fine detail, which shows scenes that differ
     found, given = layers_of(connection, api)
     assert numpy.array_equal(found["foreground"], given["foreground"])
@@ -95,7 +93,7 @@ def test_a_scene_around_a_given_foreground(connection, object_info):
 
 
 def test_an_object_in_a_given_background(connection, object_info):
-    found, given = layers_of(connection, api_of("demo_given_background", object_info))
+    found, given = layers_of(connection, api_of("given_background", object_info))
     assert numpy.array_equal(found["background"], given["background"])
     values = measured(found)
     assert values["outside_psnr"] > 30 and values["outside_corr"] > 0.95, values  # the blended picture shows that scene
@@ -105,7 +103,7 @@ def test_an_object_in_a_given_background(connection, object_info):
 
 def test_without_keep_the_background_is_another_one(connection, object_info):
     """The control of the test above: what is measured there comes from keeping."""
-    api = api_of("demo_given_background", object_info)
+    api = api_of("given_background", object_info)
     inputs_of(api, "LayerFusionGivenLayers").update(keep_background=0.0, keep_blended=0.0)
     inputs_of(api, "LayerFusionKSampler")["seed"] += 1  # with that of the given scene's sampler it would be much the same
     found, given = layers_of(connection, api)
@@ -114,7 +112,7 @@ def test_without_keep_the_background_is_another_one(connection, object_info):
 
 
 def test_a_moved_object_is_harmonised(connection, object_info):
-    found, given = layers_of(connection, api_of("demo_harmonise", object_info))
+    found, given = layers_of(connection, api_of("harmonise", object_info))
     assert numpy.array_equal(found["background"], given["background"])
     values, pasted = measured(found), measured({**found, "blended": given["blended"]})
     assert values["outside_psnr"] > 30 and values["shown_share"] > 0.75 and values["leak_share"] == 0, values
@@ -124,6 +122,6 @@ def test_a_moved_object_is_harmonised(connection, object_info):
     alpha, decoded = (tensor(layers["foreground"])[..., 3] for layers in (found, given))
     assert measures.soft_iou(alpha, decoded) > 0.9
     assert not numpy.array_equal(found["foreground"], given["foreground"])
-    place = inputs_of(api_of("demo_harmonise", object_info), "LayerFusionPlaceForeground")
+    place = inputs_of(api_of("harmonise", object_info), "LayerFusionPlaceForeground")
     columns = torch.nonzero(alpha[0] > 0.5)[:, 1].float().mean()
     assert abs(columns - 128 - place["x"]) < 12

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import urllib.parse
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from layerfusion_pack.devtools import graph, locales
+from layerfusion_pack.devtools import examples, graph, locales, pictures
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-WORKFLOWS = sorted(path.stem for path in (CHECKOUT / "workflows").glob("*.json") if path.stem != "index")
 
 
 @pytest.fixture(scope="module")
@@ -39,32 +40,40 @@ def test_the_english_texts_for_translators_are_those_of_the_nodes(server, object
 
 
 def test_example_graphs_are_offered_with_a_picture(server):
-    assert sorted(server.json("/workflow_templates")["layerfusion"]) == sorted(WORKFLOWS)
-    for name in WORKFLOWS:
+    names = [examples.name(key) for key in examples.GRAPHS]
+    assert sorted(server.json("/workflow_templates")["layerfusion"]) == sorted(names)
+    for name in map(urllib.parse.quote, names):
         assert json.loads(server.get(f"/api/workflow_templates/layerfusion/{name}.json"))["nodes"]
         assert server.get(f"/api/workflow_templates/layerfusion/{name}.jpg")[:2] == b"\xff\xd8"
 
 
-@pytest.mark.parametrize("name", WORKFLOWS)
-def test_example_graphs_fit_the_nodes_of_this_server(name, object_info):
+@pytest.mark.parametrize("key", examples.GRAPHS)
+def test_the_picture_of_an_example_graph_shows_that_graph(key, object_info):
+    """If this fails, the graph has changed since: run ``python dev.py pictures thumbnails`` again."""
+    shown, _ = pictures.thumbnail_graph(CHECKOUT, key, object_info)
+    with Image.open(examples.file(CHECKOUT, key, "jpg")) as picture:
+        assert picture.info["comment"].decode() == pictures.fingerprint(graph.to_api(shown, object_info), object_info)
+
+
+@pytest.mark.parametrize("key", examples.GRAPHS)
+def test_example_graphs_fit_the_nodes_of_this_server(key, object_info):
     """Every node known, every widget value in place, every link between sockets of one type."""
-    workflow = json.loads((CHECKOUT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    api = graph.to_api(workflow, object_info)
-    for key, node in api.items():
+    api = graph.to_api(examples.load(CHECKOUT, key), object_info)
+    for number, node in api.items():
         specs = {spec[0]: spec for spec in graph.inputs_of(object_info[node["class_type"]])}
         required = object_info[node["class_type"]]["input"].get("required") or {}
-        assert set(required) <= set(node["inputs"]) <= set(specs), (key, node["class_type"])
+        assert set(required) <= set(node["inputs"]) <= set(specs), (number, node["class_type"])
         for value_name, value in node["inputs"].items():
             if isinstance(value, list):
                 origin = object_info[api[value[0]]["class_type"]]
                 kind = specs[value_name][1]
-                assert kind == "*" or origin["output"][value[1]] in kind.split(","), (key, value_name)
+                assert kind == "*" or origin["output"][value[1]] in kind.split(","), (number, value_name)
 
 
-@pytest.mark.parametrize("name", WORKFLOWS)
-def test_example_graphs_are_consistent_for_the_editor(name):
+@pytest.mark.parametrize("key", examples.GRAPHS)
+def test_example_graphs_are_consistent_for_the_editor(key):
     """Sockets and links name each other, ids are unique, and the counters are past the largest id."""
-    workflow = json.loads((CHECKOUT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    workflow = examples.load(CHECKOUT, key)
     nodes = {node["id"]: node for node in workflow["nodes"]}
     assert len(nodes) == len(workflow["nodes"]) and workflow["last_node_id"] == max(nodes)
     assert workflow["last_link_id"] == max(link[0] for link in workflow["links"]) and workflow["version"] == 0.4

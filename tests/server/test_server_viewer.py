@@ -105,7 +105,7 @@ def opened(window: browser.Browser, server, file, new_nodes: bool) -> Page:
     # The curtain of the start fades out after that; a file that falls on it is lost.
     page.wait("document.elementFromPoint(800, 500)?.closest('canvas, [data-node-id]')")
     window.drop(file, 800, 500)
-    page.wait(f"app.graph.nodes.length > 10 && {NODE}", 30)
+    page.wait(NODE, 30)
     page.run(f"""(() => {{
         const node = {NODE}, view = app.canvas.ds;
         view.scale = 1;

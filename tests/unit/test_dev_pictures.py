@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
 from PIL import Image
 
-from layerfusion_pack.devtools import pictures
+from layerfusion_pack.devtools import examples, pictures
 from layerfusion_pack.devtools.console import Problem
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -19,18 +20,26 @@ def made(monkeypatch) -> dict[str, Image.Image]:
     """What the makers give from layers that no run made."""
     tile = Image.new("RGBA", (256, 256), (200, 30, 30, 128))
     names = ("foreground", "background", "blended", "soft mask", "given")
-    monkeypatch.setattr(pictures, "_layers", lambda client, workflow: dict.fromkeys(names, tile))
-    monkeypatch.setattr(pictures, "_asked", lambda client, workflow, *asked: workflow)
-    return {**pictures._demo(CHECKOUT, None), **pictures._given(CHECKOUT, None)}
+    monkeypatch.setattr(pictures, "_layers", lambda client, workflow, made: dict.fromkeys(names, tile))
+    monkeypatch.setattr(pictures, "_asked", lambda info, workflow, *asked: workflow)
+    client = SimpleNamespace(server=SimpleNamespace(json=lambda path: {}))
+    return {**pictures._demo(CHECKOUT, client, {}), **pictures._given(CHECKOUT, client, {})}
 
 
-def test_every_example_graph_has_a_thumbnail_and_the_readme_its_pictures(monkeypatch):
+def test_the_readme_has_its_pictures_and_the_examples_theirs(monkeypatch):
     files = set(made(monkeypatch))
-    graphs = {f"workflows/{path.stem}.jpg" for path in (CHECKOUT / "workflows").glob("*.json")}
+    thumbnails = {f"{examples.FOLDER}/{examples.name(key)}.jpg" for key in examples.GRAPHS}
+    assert {path.name for path in (CHECKOUT / examples.FOLDER).glob("*.jpg")} == {Path(name).name for name in thumbnails}
     shown = set(re.findall(r"\]\((docs/\w+\.jpg)\)", (CHECKOUT / "README.md").read_text(encoding="utf-8")))
     others = {"docs/viewer.jpg", "docs/matched.jpg"}  # of the browser, of `python evaluation matching`
-    assert files == graphs | shown - others and others <= shown
-    assert all((CHECKOUT / name).stat().st_size <= pictures.LARGEST for name in files | others)
+    assert files == shown - others and others <= shown
+    assert all((CHECKOUT / name).stat().st_size <= pictures.LARGEST for name in files | others | thumbnails)
+
+
+def test_the_readme_names_examples_that_there_are():
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b\d+ [A-Z][\w -]+\((?:demo|SDXL)[^)\n]*\)", text))
+    assert len(named) >= 5 and named - {examples.name(key) for key in examples.GRAPHS} == set()
 
 
 def test_files_are_kept_small(tmp_path):

@@ -1,0 +1,98 @@
+"""What several example graphs have in common."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..sheet import BELOW, BLUE, GOLD, GREEN, PADDING, Area, Node, Output, Sheet
+
+LAYERS = ("foreground", "background", "blended")
+PROMPTS = (*LAYERS, "negative")
+WEIGHTS = "https://huggingface.co/LayerDiffusion/layerdiffusion-v1/resolve/main/"
+SDXL = "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/"
+CHECKPOINT, ATTENTION, DECODER = ("sd_xl_base_1.0.safetensors", "layer_xl_transparent_attn.safetensors",
+                                  "vae_transparent_decoder.safetensors")  # fmt: skip
+DEMO = {"steps": 20, "cfg": 4.5, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+FULL = {"steps": 25, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+BOTTLE = ("a glass bottle of orange lemonade, product photo",
+          "a weathered wooden table in a sunny garden, shallow depth of field", "text, watermark, blurry, low quality")
+"""Foreground, background and negative prompt of the SDXL graphs."""
+NARROW = 285  # columns of the graphs that have five of them
+
+
+def file_of(name: str, folder: str, source: str = WEIGHTS) -> dict[str, str]:
+    """An entry of a node's ``models``, from which the editor offers the download."""
+    return {"name": name, "url": source + name, "directory": folder}
+
+
+class Models(NamedTuple):
+    """The outputs that the other nodes need."""
+
+    base: Output
+    foreground: Output
+    clip: Output
+    vae: Output
+    transparent_vae: Output
+
+
+def demo_models(sheet: Sheet) -> tuple[Models, list[Node]]:
+    """The miniature models."""
+    node = sheet.add("LayerFusionLoadDemo")
+    return Models(*(Output(node, slot) for slot in range(5))), [node]
+
+
+def sdxl_models(sheet: Sheet) -> tuple[Models, list[Node]]:
+    """An SDXL checkpoint with LayerDiffuse's weights."""
+    models = sheet.add("LayerFusionLoadModels", checkpoint=CHECKPOINT, foreground_weights=ATTENTION,
+                       models=[file_of(CHECKPOINT, "checkpoints", SDXL), file_of(ATTENTION, "layer_model")])
+    alpha = transparent_vae(sheet)
+    return Models(*(Output(models, slot) for slot in range(4)), Output(alpha, 0)), [models, alpha]
+
+
+def transparent_vae(sheet: Sheet) -> Node:
+    return sheet.add("LayerFusionLoadTransparentVAE", decoder=DECODER, models=[file_of(DECODER, "layer_model")])
+
+
+def prompts(sheet: Sheet, models: Models, foreground: str, background: str, negative: str = "", **more: Any) -> Node:
+    return sheet.add("LayerFusionTextEncode", clip=models.clip, foreground=foreground, background=background,
+                     negative=negative, **more)
+
+
+def sampler(sheet: Sheet, models: Models, text: Node, latent: Output, *, title: str | None = None, **widgets: Any) -> Node:
+    """The all-in-one sampler with a text node's four prompts."""
+    conditionings = {name: text[name] for name in PROMPTS}
+    return sheet.add("LayerFusionKSampler", title=title, base_model=models.base, foreground_model=models.foreground,
+                     latent_image=latent, **{**conditionings, **widgets})
+
+
+def decode(sheet: Sheet, models: Models, latents: Node, title: str = "LayerFusion Decode", **more: Any) -> Node:
+    """The three latents of a sampler as pictures. A shorter title than the node's own, so that it may be narrow."""
+    return sheet.add("LayerFusionDecode", title=title, vae=models.vae, transparent_vae=models.transparent_vae,
+                     **({name: latents[name] for name in LAYERS if name not in more} | more))
+
+
+def match(sheet: Sheet, pictures: Node, **more: Any) -> Node:
+    """Layers that add up to the blended picture."""
+    return sheet.add("LayerFusionMatchLayers", **({name: pictures[name] for name in LAYERS} | more))
+
+
+def save(sheet: Sheet, pictures: Node, matched: Node, prefix: str, priors: Output | None, **more: Any) -> Node:
+    """The files, and the viewer."""
+    return sheet.add("LayerFusionSaveLayers", foreground=matched["foreground"], background=pictures["background"],
+                     blended=pictures["blended"], effects=matched["effects"], priors=priors, filename_prefix=prefix, **more)
+
+
+def result(sheet: Sheet, at: tuple[int, int], title: str, pictures: Node, matched: Node, saved: Node, width: int = 300) -> Area:
+    """The last group: Decode and Match Layers, of a width each, above the viewer."""
+    upper = sheet.place(at, [pictures], [matched], width=width, title=title, color=GREEN)
+    lower = sheet.place((upper.x + PADDING, upper.y + upper.height - PADDING + BELOW), [saved], width=2 * width + PADDING)
+    area = upper._replace(height=lower.y + lower.height + PADDING - upper.y)
+    sheet.groups[-1]["bounding"] = list(area)
+    return area
+
+
+def start(sheet: Sheet, models: list[Node], size: Node, text: Node, width: int = 340) -> Area:
+    """The first column: models and size above the prompts; returns the whole."""
+    upper = sheet.place((0, 0), [*models, size], width=width, title="1  Models and size", color=BLUE)
+    lower = sheet.place(upper.below, [text], width=width, title="2  One prompt per layer", color=GOLD)
+    return Area(0, 0, upper.width, lower.y + lower.height)
