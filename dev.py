@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
             return wait([str(python), str(CHECKOUT / "dev.py"), *argv], variables)
         host = Path(os.environ["LAYERFUSION_DEV_HOST"]) if os.environ.get("LAYERFUSION_DEV_HOST") else None
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended tidies up as Ctrl-C does
-        command = importlib.import_module("devtools." + {"test": "testing"}.get(options.command, options.command))
+        command = importlib.import_module(f"devtools.{'testing' if options.command == 'test' else options.command}")
         return command.run(CHECKOUT, host, rest if options.command == "test" else options)
     except Problem as problem:
         say(f"Stopped: {problem}")

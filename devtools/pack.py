@@ -17,6 +17,8 @@ def register_pack() -> None:
     spec = importlib.util.spec_from_file_location(
         PACK, CHECKOUT / "__init__.py", submodule_search_locations=[str(CHECKOUT)]
     )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{CHECKOUT} is no package")
     module = importlib.util.module_from_spec(spec)
     sys.modules[PACK] = module
     spec.loader.exec_module(module)

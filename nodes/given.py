@@ -173,7 +173,7 @@ class LayerFusionPlaceForeground(io.ComfyNode):
         placed = torch.cat([rgb, alpha[..., None]], dim=-1)
         light = torch.zeros_like(placed)
         if effects is not None:
-            effects = check_effects(effects, image)
-            color, cover = place(effects[..., :3], effects[..., 3], size, x, y, scale, about=own)
+            film: torch.Tensor = check_effects(effects, image)
+            color, cover = place(film[..., :3], film[..., 3], size, x, y, scale, about=own)
             light = torch.cat([color, cover[..., None]], dim=-1)
         return io.NodeOutput(placed, 1.0 - alpha, light)

@@ -71,7 +71,7 @@ def psd_set(layers: LayerSet, texts: Mapping[str, str], depth: int = 8) -> dict[
         from psd_tools.psd.image_resources import ImageResource
 
         _check_side("PSD", layers.size, PSD_SIDE)
-        document = PSDImage.new("RGB", layers.size, depth=depth)
+        document = PSDImage.new("RGB", layers.size, depth=8 if depth == 8 else 16)
         # RLE of 16-bit values is allowed, but Photoshop never writes it and libraries (ag-psd) read it wrongly.
         packing = Compression.RLE if depth == 8 else Compression.ZIP_WITH_PREDICTION
         for name, _, picture, visible in named_layers(layers):

@@ -106,7 +106,7 @@ def blend_predictions(x0: Tensor, surround: Tensor, layout: StreamLayout, streng
     inside = F.interpolate(surround.to(x0.device), x0.shape[-2:], mode="bilinear")
     streams = list(x0.unbind(1))
     pictures = {i: streams[i].float() for i in (layout.blended, layout.background)}
-    scene = sum(pictures.values()) / 2
+    scene = (pictures[layout.blended] + pictures[layout.background]) / 2
     for i, own in pictures.items():
         streams[i] = torch.lerp(own, torch.lerp(scene, own, inside), strength).to(x0.dtype)
     return torch.stack(streams, dim=1)

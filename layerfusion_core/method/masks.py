@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -76,7 +77,7 @@ def _windows(size: int, target: int, device: torch.device) -> torch.Tensor:
     return ((cell >= at * size // target) & (cell < -(-(at + 1) * size // target))).float()
 
 
-def area_average(x: torch.Tensor, target: tuple[int, int]) -> torch.Tensor:
+def area_average(x: torch.Tensor, target: Sequence[int]) -> torch.Tensor:
     """Mean over the cells of x (..., h, w) that each cell of `target` (h', w') covers: (..., h', w') in fp32.
 
     The windows of adaptive average pooling, which fails on Apple's GPUs for sizes that do not divide, as two small

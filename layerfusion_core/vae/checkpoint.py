@@ -98,7 +98,7 @@ def encoder_config(state_dict: Mapping[str, Any]) -> EncoderConfig:
 
     if "latent_conv_in.weight" in state_dict:
         raise fail("it is the transparent decoder (give it to the decoder input instead)")
-    weights = [state_dict.get(f"blocks.{2 * i}.weight") for i in range(ENCODER_LAYERS)]
+    weights: list[Any] = [state_dict.get(f"blocks.{2 * i}.weight") for i in range(ENCODER_LAYERS)]
     if any(len(getattr(weight, "shape", ())) != 4 for weight in weights):
         names = ", ".join(sorted(map(str, state_dict))[:3]) or "none"
         last = f"blocks.{2 * ENCODER_LAYERS - 2}.weight"

@@ -48,7 +48,7 @@ def decode_transparent(
     if ensemble not in ENSEMBLES:
         raise ValueError(f"The ensemble must be one of {', '.join(map(str, ENSEMBLES))} passes, not {ensemble}.")
     if multiple is None:
-        multiple = getattr(getattr(decode_fn, "config", None), "multiple", 64)
+        multiple = int(getattr(getattr(decode_fn, "config", None), "multiple", 64))
 
     passes, height, width = ENSEMBLES[ensemble], *pixels.shape[-2:]
     out = torch.empty((len(pixels), 4, height, width), dtype=torch.float32, device=pixels.device)

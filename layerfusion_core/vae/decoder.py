@@ -15,6 +15,7 @@ more than twice as much. So there is nothing here to save memory, such as bands 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -140,6 +141,9 @@ class TransparentDecoder(nn.Module):
 
     operations: `torch.nn`, or a host's drop-in layer classes (Conv2d, GroupNorm, Linear).
     """
+
+    down_blocks: Any  # of Levels
+    up_blocks: Any
 
     def __init__(self, config: DecoderConfig, operations=nn, dtype=None, device=None) -> None:
         super().__init__()

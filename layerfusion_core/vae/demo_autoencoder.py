@@ -8,6 +8,7 @@ into the weights: `encode(x) * 0.13025` has unit standard deviation, as SDXL's l
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,8 @@ class ResidualBlock(nn.Module):
 class DemoEncoder(nn.Module):
     """Pixels (B, 3, H, W) in [-1, 1] to latent (B, 4, H/8, W/8)."""
 
+    blocks: Any  # lists of blocks, by level
+
     def __init__(self, levels: Levels = ENCODER):
         super().__init__()
         before = (3, *(width for width, _ in levels))
@@ -57,6 +60,8 @@ class DemoEncoder(nn.Module):
 
 class DemoDecoder(nn.Module):
     """Latent (B, 4, h, w) to pixels (B, 3, 8h, 8w), nominally in [-1, 1], not clipped."""
+
+    blocks: Any  # lists of blocks, by level
 
     def __init__(self, levels: Levels = DECODER):
         super().__init__()

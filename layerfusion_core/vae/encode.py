@@ -58,8 +58,8 @@ def pad_color(rgb: Tensor, alpha: Tensor, factor: float = 1.2) -> Tensor:
     height, width = rgb.shape[-2:]
     while height > 1 or width > 1:
         height, width = max(1, int(height / factor)), max(1, int(width / factor))
-        color, coverage = levels[-1]
-        levels.append(tuple(F.interpolate(x, size=(height, width), mode="area") for x in (color, coverage)))
+        color, coverage = (F.interpolate(x, size=(height, width), mode="area") for x in levels[-1])
+        levels.append((color, coverage))
 
     color, coverage = levels[-1]
     fill = torch.where(coverage > 0, color / coverage.clamp_min(1e-8), torch.full_like(color, 0.5))

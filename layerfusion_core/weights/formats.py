@@ -171,7 +171,9 @@ def _check(tensors: Mapping[str, Tensor], name: str, halves_fit: bool) -> None:
         if key.endswith(".alpha") and tensor.numel() != 1:
             raise ValueError(f"{name}: '{key}' is an alpha, expected one number, got the shape {tuple(tensor.shape)}.")
         match = _LORA_SUFFIX.search(key)
-        part = match and (match["kohya"] or match["old"] or match["linear"] or match["peft"] or match["full"])
+        if match is None:
+            continue
+        part = match["kohya"] or match["old"] or match["linear"] or match["peft"] or match["full"]
         if part:
             found.setdefault(key[: match.start()], {})[{"A": "down", "B": "up"}.get(part, part)] = tensor
     for changed, parts in found.items():

@@ -125,7 +125,7 @@ def host_patches(model: ModelPatcher, weights: ForegroundWeights) -> dict[str, o
     bound, unbound = {}, []
     for module in modules:
         key = targets.get(module)
-        if key not in parameters:
+        if key is None or key not in parameters:
             unbound.append(module)
             continue
         bias = f"{key.rpartition('.')[0]}.bias"  # a LoRA file's module may bring it along
@@ -173,11 +173,11 @@ def _require_effect(patches: dict[str, object], name: str) -> None:
             f"come out opaque. Expected {WANTED} from {PAGE}: download it again."
         )
     for kind in (LowRank, Delta):
-        found = [(math.prod(change.shape), key) for key, change in changes.items() if isinstance(change, kind)]
-        key = min(found, default=(0, None))[1]  # of each kind the smallest: merging it takes no time
-        if key is None or not changes[key].changes:  # zeros have no effect by right
+        found = {key: change for key, change in changes.items() if isinstance(change, kind)}
+        key = min(found, key=lambda key, own=found: math.prod(own[key].shape), default="")  # merging the smallest takes no time
+        if not key or not found[key].changes:  # zeros have no effect by right
             continue
-        merged = comfy.lora.calculate_weight([(1.0, patches[key], 1.0, None, None)], torch.zeros(changes[key].shape), key)
+        merged = comfy.lora.calculate_weight([(1.0, patches[key], 1.0, None, None)], torch.zeros(found[key].shape), key)
         if not merged.any():
             raise RuntimeError(
                 f"This ComfyUI ignores the foreground patch on {key}, so the foreground would come out opaque. "

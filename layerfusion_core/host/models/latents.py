@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ...vae.decoder import LATENT_SCALE
@@ -10,18 +12,20 @@ from ...vae.decoder import LATENT_SCALE
 def vae_crop(height: int, width: int) -> tuple[slice, slice]:
     """The rows and columns that the host's VAE encodes of a picture: multiples of 8 around the middle, maybe none."""
     tops = (side % LATENT_SCALE // 2 for side in (height, width))
-    return tuple(slice(top, top + side // LATENT_SCALE * LATENT_SCALE) for top, side in zip(tops, (height, width)))
+    rows, columns = (slice(top, top + side // LATENT_SCALE * LATENT_SCALE) for top, side in zip(tops, (height, width)))
+    return rows, columns
 
 
-def described(samples: object) -> str:
+def described(samples: Any) -> str:
     """The shape of a tensor, or the type of what came in its stead, for messages."""
     return str(tuple(samples.shape)) if isinstance(samples, torch.Tensor) else type(samples).__name__
 
 
-def require_picture(name: str, samples: object) -> None:
-    """ValueError naming the input `name` when its samples are not latents of pictures, (B, C, h, w)."""
+def require_picture(name: str, samples: Any) -> torch.Tensor:
+    """The samples of the input `name`; ValueError naming it when they are not latents of pictures, (B, C, h, w)."""
     if not isinstance(samples, torch.Tensor) or samples.ndim != 4:
         raise ValueError(f"{name}: expected a picture latent (batch, 4, height / 8, width / 8), got {described(samples)}")
+    return samples
 
 
 def require_channels(name: str, samples: torch.Tensor, channels: int) -> None:

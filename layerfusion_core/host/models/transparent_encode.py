@@ -79,12 +79,12 @@ def straight_alpha(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         )
     alpha = image[..., 3] if image.shape[-1] == 4 else torch.ones_like(image[..., 0])
     if mask is not None:
-        mask = mask.reshape(-1, 1, *mask.shape[-2:]).to(alpha)
-        if len(mask) not in (1, len(image)):
-            raise ValueError(f"{len(mask)} masks do not fit {len(image)} pictures; give one mask, or as many.")
-        if mask.shape[-2:] != alpha.shape[-2:]:
-            mask = torch.nn.functional.interpolate(mask, size=alpha.shape[-2:], mode="bilinear", antialias=True)
-        alpha = alpha * (1.0 - mask[:, 0])
+        cut: Tensor = mask.reshape(-1, 1, *mask.shape[-2:]).to(alpha)
+        if len(cut) not in (1, len(image)):
+            raise ValueError(f"{len(cut)} masks do not fit {len(image)} pictures; give one mask, or as many.")
+        if cut.shape[-2:] != alpha.shape[-2:]:
+            cut = torch.nn.functional.interpolate(cut, size=alpha.shape[-2:], mode="bilinear", antialias=True)
+        alpha = alpha * (1.0 - cut[:, 0])
     if float(alpha.min()) > 0.99:
         log.warning("The picture to encode is opaque everywhere. A MASK of 1 (white) means transparent.")
     return image[..., :3], alpha

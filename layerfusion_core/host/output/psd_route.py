@@ -66,8 +66,9 @@ def picture_path(file: dict) -> str:
     except (TypeError, KeyError, AttributeError):
         raise ValueError(f"Expected a file as {{filename, subfolder, type}}, got {file!r}") from None
     folder = folder_paths.get_directory_by_type(kind) if kind in ("output", "temp") else None
-    path = folder and os.path.realpath(os.path.join(folder, subfolder, name))
-    if not path or os.path.commonpath([path, os.path.realpath(folder)]) != os.path.realpath(folder):
+    within = os.path.realpath(folder or os.devnull)
+    path = os.path.realpath(os.path.join(within, subfolder, name))
+    if not folder or os.path.commonpath([path, within]) != within:
         raise ValueError(f"{name} is not in a folder of this ComfyUI's outputs")
     if not os.path.isfile(path) or not path.endswith(".png"):
         raise ValueError(f"{name} is no longer on the server; run the workflow again")

@@ -12,7 +12,7 @@ from ...method.prior_maps import PriorRecord
 PREFIX = "layerfusion_masks"
 
 
-def mask_files(record: PriorRecord, samples: int) -> list[dict[str, dict[str, ui.SavedResult]]]:
+def mask_files(record: PriorRecord, samples: int) -> list[dict[str, dict[str, ui.SavedResult] | None]]:
     """Writes the maps of the last blended step into the host's temp folder, a pixel per token, coloured by `heat`.
 
     Returns per sample {"masks": {structure | content | soft | hard: file}}, several foregrounds side by side; {"masks":

@@ -112,12 +112,12 @@ def _checked(name: str, region: torch.Tensor | None) -> torch.Tensor | None:
     if not isinstance(region, torch.Tensor) or region.ndim not in (2, 3):
         came = tuple(region.shape) if isinstance(region, torch.Tensor) else type(region).__name__
         raise ValueError(f"region of {name}: expected a MASK (batch, height, width), got {came}")
-    region = region.reshape(-1, *region.shape[-2:]).clamp(0.0, 1.0)
-    if (region.flatten(1).amax(dim=1) <= 0).any():
+    found: torch.Tensor = region.reshape(-1, *region.shape[-2:]).clamp(0.0, 1.0)
+    if (found.flatten(1).amax(dim=1) <= 0).any():
         raise ValueError(
             f"region of {name}: it is black everywhere, so that the object has no place; white (1) is where it may be"
         )
-    return None if (region == 1).all() else region
+    return None if (found == 1).all() else found
 
 
 def canvas_latent(vae) -> torch.Tensor:

@@ -137,8 +137,9 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         finally:
             for name in _OF_A_RUN:
                 self.__dict__.pop(name, None)
-        held = start.keep is not None and ends and not run.rises
-        return paste(rows, start.clean, start.keep) if held else rows
+        if start.keep is None or start.clean is None or run.rises or not ends:
+            return rows
+        return paste(rows, start.clean, start.keep)
 
     def __call__(self, *args, **kwargs) -> torch.Tensor:
         with self._step_noise.paused():

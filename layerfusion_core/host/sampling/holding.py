@@ -36,13 +36,13 @@ def holding(
     the given layers and their noise, so that both are known at every level. A rising run holds nothing: it finds the
     noise of the given layers, too. A mask function that is on the guider already still acts.
     """
-    if start.keep is None or rises(sigmas):
+    if start.keep is None or start.clean is None or rises(sigmas):
         yield noise, start.latent, start.mask
         return
-    keep, fresh = start.keep, _same(start.latent, start.clean, start.keep > 0)
-    latent = start.latent
+    keep, latent, clean = start.keep, start.latent, start.clean
+    fresh = _same(latent, clean, keep > 0)
     if not fresh:
-        noise, latent = _told_apart(guider, start, noise, sigmas)
+        noise, latent = _told_apart(guider, start.latent, clean, keep > 0, noise, sigmas)
     whole = fresh and bool(sigmas[-1] == 0)
     sampling = guider.model_patcher.get_model_object("model_sampling")
     release = release_sigmas(keep, sigmas) if whole else release_levels(keep, _levels(sampling))
@@ -60,18 +60,17 @@ def _same(a: torch.Tensor, b: torch.Tensor, where: torch.Tensor) -> bool:
 
 
 def _told_apart(
-    guider: CFGGuider, start: StackedStart, noise: torch.Tensor, sigmas: torch.Tensor
+    guider: CFGGuider, start: torch.Tensor, clean: torch.Tensor, kept: torch.Tensor, noise: torch.Tensor, sigmas: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(noise, latent) that make the run's start, with the given layers for latent wherever something of them is kept."""
+    """(noise, latent) that make the run's start, with the given layers `clean` for latent wherever something of them is kept."""
     sampling = guider.model_patcher.get_model_object("model_sampling")
     highest, sigma = float(sampling.sigma_max), float(sigmas[0])
     top = sigma > highest or math.isclose(sigma, highest, rel_tol=1e-5)  # as KSAMPLER.max_denoise says
     zero, one = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
     share = [float(sampling.noise_scaling(sigmas[0].cpu(), *pair, top)) for pair in ((one, zero), (zero, one))]
     scaled = guider.model_patcher.model.process_latent_in
-    rest = (scaled(start.latent) - scaled(start.clean)) * (share[1] / share[0])
-    kept = start.keep > 0
-    return torch.where(kept, noise + rest.to(noise), noise), torch.where(kept, start.clean, start.latent)
+    rest = (scaled(start) - scaled(clean)) * (share[1] / share[0])
+    return torch.where(kept, noise + rest.to(noise), noise), torch.where(kept, clean, start)
 
 
 def _levels(sampling) -> torch.Tensor:

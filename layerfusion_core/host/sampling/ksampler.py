@@ -25,8 +25,7 @@ from .stacked import split_latent, stack_latent
 
 def check_latent(model: ModelPatcher, latent: dict) -> torch.Tensor:
     """Return the samples of a LATENT as (N, channels, h, w) of the model's channel count, or raise ValueError."""
-    samples = latent.get("samples") if isinstance(latent, dict) else None
-    require_picture("latent_image", samples)
+    samples = require_picture("latent_image", latent.get("samples") if isinstance(latent, dict) else None)
     if torch.count_nonzero(samples) > 0:
         require_channels("latent_image", samples, model.get_model_object("latent_format").latent_channels)
     ratios = {key: latent[key] for key in _fix_options() if key in latent}  # of an empty latent made for other models

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import comfy.utils
 import torch
@@ -115,15 +116,15 @@ def _require_base(model: ModelPatcher, name: str) -> None:
 
 def _given_latents(weights: ConditionalWeights, given: dict[str, dict | None]) -> torch.Tensor:
     """The latents that the weights take, one behind the other: (1 | N, 4 * layers, h, w)."""
-    kind, connected = weights.kind, [name for name, latent in given.items() if latent is not None]
+    kind, connected = weights.kind, {name: latent for name, latent in given.items() if latent is not None}
     if set(connected) != set(kind.given):
         raise ValueError(
             f"{weights.name} {kind.task} ({kind.name}): expected {' and '.join(kind.given)} to be connected and nothing else, "
             f"got {' and '.join(connected) or 'none of them'}"
         )
-    found = {name: given[name]["samples"] for name in kind.given}
+    found = {name: connected[name]["samples"] for name in kind.given}
     for name, samples in found.items():
-        if GIVEN_KEY in given[name]:
+        if GIVEN_KEY in connected[name]:
             raise ValueError(f"{name}: got the output of LayerFusion Given Layers; connect the layer's own latent")
         require_picture(name, samples)
         require_channels(name, samples, LATENT_CHANNELS)
@@ -225,7 +226,7 @@ def _beside_first_convolution(executor, x: torch.Tensor, t: torch.Tensor, *args,
     return uncompiled(executor, x, t, *args, **kwargs)
 
 
-def _watched(executor, x: torch.Tensor, timestep: torch.Tensor, model_options: dict | None = None, seed=None, **kwargs):
+def _watched(executor, x: torch.Tensor, timestep: torch.Tensor, model_options: Any = None, seed=None, **kwargs):
     """PREDICT_NOISE wrapper: ValueError when a node ran the UNet past `_beside_first_convolution`, so without the layers."""
     options = model_options["transformer_options"]
     given: _Given = options[ON_LAYERS]

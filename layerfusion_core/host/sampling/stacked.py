@@ -8,6 +8,7 @@ that the N * S rows of the streams need goes into the mask. The guider gives row
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import comfy.utils
 import torch
@@ -48,8 +49,7 @@ def stack_latent(latent: dict, foreground_count: int = 1, regions: Regions | Non
     So noise nodes draw for N pictures, as for a lone run. own: which foreground a single given one is. ValueError for what
     is stacked already, for given layers of another layout, and for regions of another batch.
     """
-    samples, layout = latent.get("samples"), StreamLayout(foreground_count)
-    require_picture("latent", samples)
+    samples, layout = require_picture("latent", latent.get("samples")), StreamLayout(foreground_count)
     require_one("latent", latent)
     if _packed(latent.get("noise_mask"), layout):
         raise ValueError(
@@ -114,7 +114,7 @@ def stream_mask(latent: dict, layout: StreamLayout) -> torch.Tensor | None:
     return mask.repeat_interleave(layout.count, dim=0)
 
 
-def _packed(mask: torch.Tensor | None, layout: StreamLayout) -> bool:
+def _packed(mask: torch.Tensor | None, layout: StreamLayout) -> TypeGuard[torch.Tensor]:
     kinds = CLEAN, REGION, REGION + 1
     return mask is not None and mask.ndim == 4 and mask.shape[1] in kinds and mask.shape[0] % layout.count == 0
 
@@ -158,8 +158,9 @@ def unstack_start(latent: torch.Tensor, mask: torch.Tensor | None, layout: Strea
 
 def split_latent(latent: dict) -> Layers:
     """Take a guider's result apart: a LATENT per layer, of as many foregrounds as were stacked."""
-    samples, mask, layout = latent.get("samples"), latent.get("noise_mask"), StreamLayout(latent.get(STACKED_KEY, 1))
-    rows = isinstance(samples, torch.Tensor) and samples.ndim == 4 and samples.shape[0]
+    samples: Any = latent.get("samples")
+    mask, layout = latent.get("noise_mask"), StreamLayout(latent.get(STACKED_KEY, 1))
+    rows = samples.shape[0] if isinstance(samples, torch.Tensor) and samples.ndim == 4 else 0
     if not rows or rows % layout.count or (_packed(mask, layout) and mask.shape[0] != rows):
         raise ValueError(
             f"expected a latent batch of {layout.count} streams per picture ({', '.join(layout.names)}), got "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import comfy.sample
 import torch
@@ -89,7 +90,7 @@ class StepNoise(TorchDispatchMode):
         drawn = func(*fewer, **options).repeat_interleave(self._layout.count, dim=0)
         return kwargs.get("out", args[0]).copy_(drawn) if func._schema.is_mutable else drawn
 
-    def _per_sample(self, value: object) -> object:
+    def _per_sample(self, value: Any) -> Any:
         """`value` for N rows where it is a tensor or a size for all rows."""
         rows, dims, count = self._shape[0], len(self._shape), self._layout.count
         if isinstance(value, torch.Tensor) and value.ndim == dims and value.shape[0] == rows:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -31,7 +32,7 @@ def callers(model: ModelPatcher) -> str:
     return ", ".join(words)
 
 
-def _origin(part: object) -> str:
+def _origin(part: Any) -> str:
     """Class or function that made a part, and its file."""
     if isinstance(part, list):
         part = part[0]

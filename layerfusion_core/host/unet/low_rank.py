@@ -7,6 +7,7 @@ tensor share one product with all their downs, and the ups are added in place to
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import comfy.ops
 import torch
@@ -21,14 +22,14 @@ SHARED_INPUT = {"attn1": (("to_q", "to_k", "to_v"), ("to_out",)), "attn2": (("to
 class LowRankTerms(torch.nn.Module):
     """The low-rank terms of some projections of one attention, one each.
 
-    differences: by projection name. dtype: of the factors, the one they are used in.
+    differences: low-rank ones, by projection name. dtype: of the factors, the one they are used in.
     """
 
     def __init__(self, differences: dict[str, Difference], dtype: torch.dtype | None):
         super().__init__()
-        changes = [found.change for found in differences.values()]
+        changes = [found.change for found in differences.values() if isinstance(found.change, LowRank)]
         self.names = tuple(differences)
-        self.scales = tuple(found.factor * found.change.scale for found in differences.values())
+        self.scales = [found.factor * change.scale for found, change in zip(differences.values(), changes)]
         self.ranks = [len(change.down) for change in changes]
         self.down = linear(torch.cat([change.down.flatten(1) for change in changes]).to(dtype))  # (sum of ranks, C)
         self.ups = torch.nn.ModuleList([linear(change.up.flatten(1).to(dtype)) for change in changes])  # (C', rank) each
@@ -76,7 +77,7 @@ def _products(x: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
     return torch.bmm(x, down.t().expand(x.shape[0], -1, -1))
 
 
-def _weight(layer: torch.nn.Module, like: torch.Tensor) -> torch.Tensor:
+def _weight(layer: Any, like: torch.Tensor) -> torch.Tensor:
     """The layer's weight on the device and in the type of `like`; the host brings it there where it is not already."""
     weight = layer.weight
     if weight is not None and weight.device == like.device and weight.dtype == like.dtype and not layer.weight_function:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
+from typing import Any
 
 import comfy.utils
 import torch
@@ -76,7 +77,7 @@ def own_parts(found: dict[str, object], other: dict[str, object]) -> dict[str, s
     return dict(sorted(own.items()))
 
 
-def alike(a: object, b: object, _seen: set | None = None) -> bool:
+def alike(a: Any, b: Any, _seen: set | None = None) -> bool:
     """Whether two parts are one, or copies of one, or made alike by one node with the same settings.
 
     On hosts that copy the objects on a MODEL two of one type count as alike: what they keep may have changed since.
@@ -114,7 +115,7 @@ def alike(a: object, b: object, _seen: set | None = None) -> bool:
         return (_HOST_COPIES and not isinstance(a, torch.nn.Module)) or same(vars(a), vars(b))
     if type(a).__eq__ is object.__eq__:
         return True
-    equal = getattr(a, "shape", None) == getattr(b, "shape", None) and a == b
+    equal: Any = getattr(a, "shape", None) == getattr(b, "shape", None) and a == b
     return bool(equal.all()) if hasattr(equal, "all") else bool(equal)
 
 
@@ -130,7 +131,7 @@ def _held(function: FunctionType) -> tuple:
     return function.__defaults__, function.__kwdefaults__, function.__closure__
 
 
-def _content(cell: CellType) -> object:
+def _content(cell: CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # a name that has no value yet

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -39,7 +40,9 @@ class StreamPatch:
     """
 
     def __init__(self, patch: Callable | None, other: Callable | None, streams: frozenset[str]):
-        self.patch, self.other, self.streams = patch, other, streams
+        self.patch: Any = patch
+        self.other: Any = other
+        self.streams = streams
 
     def of(self, stream: str) -> Callable | None:
         """The patch of one stream."""
@@ -69,8 +72,8 @@ class StreamPatch:
 
     def to(self, target) -> StreamPatch:
         """Move what the patches hold, as the host asks before a run."""
-        moved = (p.to(target) if hasattr(p, "to") else p for p in (self.patch, self.other))
-        return StreamPatch(*moved, self.streams)
+        patch, other = (p.to(target) if hasattr(p, "to") else p for p in (self.patch, self.other))
+        return StreamPatch(patch, other, self.streams)
 
     def models(self) -> list[ModelPatcher]:
         """Models that the patches bring, for the host to load."""
@@ -236,7 +239,7 @@ class StreamRows:
         for i in streams:
             self._notes[i].update(written)
 
-    def part(self, value: object, like: object, streams: int, name: str) -> Sequence:
+    def part(self, value: Any, like: Any, streams: int, name: str) -> Sequence:
         """A call's value (G * streams, ...) by stream; ValueError when its rows are not those of the patch's argument `like`."""
         if not isinstance(value, torch.Tensor):
             return [value] * streams
@@ -246,7 +249,7 @@ class StreamRows:
             raise ValueError(f"a patch ({name}) made {value.shape[0]} rows of {expected}: {why}")
         return value.unflatten(0, (-1, streams)).unbind(1)
 
-    def join(self, parts: list, like: object, name: str) -> object:
+    def join(self, parts: list, like: Any, name: str) -> object:
         """The streams' values (G, ...) as rows of the forward; ValueError when they do not fit together."""
         if not isinstance(parts[0], torch.Tensor):
             return parts[0]

@@ -9,9 +9,10 @@ A difference of weights is a term of its own, because everything that carries we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.ops
 import torch
@@ -54,7 +55,7 @@ class BiasTerm(torch.nn.Module, comfy.ops.CastWeightBiasOp):
         out.add_(values, alpha=self.scale)
 
 
-def add_terms(terms: torch.nn.ModuleList, out: torch.Tensor, x: torch.Tensor) -> None:
+def add_terms(terms: Iterable[Any], out: torch.Tensor, x: torch.Tensor) -> None:
     """Add all terms of one module on its inputs x (G, K, ...) to its outputs (G, K, ...), in place."""
     for term in terms:
         term.add_to(out, x)
@@ -162,7 +163,7 @@ def make_term(found: Difference) -> Term | BiasTerm:
     return BiasTerm(change.weight[:, None, None] if channels_first else change.weight, found.factor)
 
 
-def _full(module: torch.nn.Module, weight: torch.Tensor) -> torch.nn.Module:
+def _full(module: Any, weight: torch.Tensor) -> torch.nn.Module:
     """The module's operation with the difference as its weight, without a bias."""
     if hasattr(module, "in_features"):
         return linear(weight)
@@ -173,7 +174,7 @@ def _full(module: torch.nn.Module, weight: torch.Tensor) -> torch.nn.Module:
     return _holding(_ops.LayerNorm(module.normalized_shape, module.eps, device="meta"), weight)
 
 
-def _low_rank(module: torch.nn.Module, change: LowRank) -> list[torch.nn.Module]:
+def _low_rank(module: Any, change: LowRank) -> list[torch.nn.Module]:
     """The layers of up(mid(down(x))); the one with the module's kernel has its stride and padding, the others are 1 x 1."""
     up, down, mid = change.up.flatten(1), change.down.flatten(1), change.mid
     if hasattr(module, "in_features"):
@@ -195,7 +196,7 @@ def _conv(weight: torch.Tensor, like: torch.nn.Conv2d | None = None) -> torch.nn
     return _holding(_ops.Conv2d(into, out, tuple(kernel), bias=False, device="meta", **geometry), weight)
 
 
-def _holding(layer: torch.nn.Module, weight: torch.Tensor) -> torch.nn.Module:
+def _holding(layer: Any, weight: torch.Tensor) -> torch.nn.Module:
     """The layer with `weight` itself, not a copy, and without a bias."""
     layer.bias = None
     # load_state_dict, not a plain assignment: hosts with dynamic memory create the weights only here.
