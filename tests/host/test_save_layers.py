@@ -303,14 +303,6 @@ def test_composite():
         composite(foreground, torch.zeros(3, 16, 24, 3), "sRGB")
 
 
-def test_every_input_and_output_has_a_tooltip():
-    from layerfusion_pack.nodes.save import NODES
-
-    for node in NODES:
-        schema = node.GET_SCHEMA()
-        assert schema.description and all(item.tooltip for item in (*schema.inputs, *schema.outputs))
-
-
 def test_a_preview_keeps_nothing_but_shows_the_same(output, temp):
     from layerfusion_pack.nodes.preview import LayerFusionPreviewLayers
 
