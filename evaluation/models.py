@@ -96,7 +96,7 @@ def load(models: str) -> Models:
 
     if is_demo(models):
         demo = load_demo(MODELS if models == "demo" else Path(models))
-        return Models(demo.base, demo.foreground, demo.clip, demo.vae, demo.transparent_vae, load_steps(steps(models)))
+        return Models(demo.base, demo.foreground_model, demo.clip, demo.vae, demo.transparent_vae, load_steps(steps(models)))
     import folder_paths
 
     from ..layerfusion_core.host.models.foreground import apply_foreground, load_foreground_weights

@@ -36,4 +36,4 @@ class LayerFusionLoadDemo(io.ComfyNode):
     @classmethod
     def execute(cls) -> io.NodeOutput:
         demo = load_demo()
-        return io.NodeOutput(demo.base, demo.foreground, demo.clip, demo.vae, demo.transparent_vae)
+        return io.NodeOutput(demo.base, demo.foreground_model, demo.clip, demo.vae, demo.transparent_vae)

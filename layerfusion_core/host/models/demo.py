@@ -35,7 +35,7 @@ class DemoModels:
     """What the Load Demo Models node gives."""
 
     base: ModelPatcher
-    foreground: ModelPatcher
+    foreground_model: ModelPatcher
     clip: comfy.sd.CLIP
     vae: comfy.sd.VAE
     transparent_vae: TransparentVAE

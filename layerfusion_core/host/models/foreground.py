@@ -102,10 +102,10 @@ def require_unconditioned(model: ModelPatcher, what: str) -> None:
         )
 
 
-def require_in_order(base: ModelPatcher, foreground: ModelPatcher) -> None:
+def require_in_order(base: ModelPatcher, foreground_model: ModelPatcher) -> None:
     """ValueError when base_model is what Apply Foreground Weights made and foreground_model is not: they are swapped."""
     applied = base.get_attachment(ATTACHMENT)
-    if applied is not None and applied.strength != 0 and foreground.get_attachment(ATTACHMENT) is None:
+    if applied is not None and applied.strength != 0 and foreground_model.get_attachment(ATTACHMENT) is None:
         raise ValueError(
             f"base_model carries foreground weights ({applied.name}) and foreground_model does not: the two are swapped; "
             "connect the model with the foreground weights to foreground_model"
