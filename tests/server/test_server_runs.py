@@ -66,7 +66,7 @@ def test_progress_and_previews_arrive_while_it_samples(first_run, demo_graph):
     strips = [Image.open(io.BytesIO(picture)) for picture in run.previews]
     # Three squares with gaps of a 24th, under a line of an eighth of their side: 74 : 27.
     wide = [strip for strip in strips if abs(strip.width / strip.height - 74 / 27) < 0.05]
-    assert len(wide) >= 6, f"expected a strip of three pictures with their names per step, got sizes {[strip.size for strip in strips]}"
+    assert len(wide) >= 6, f"expected three pictures with their names per step, got sizes {[strip.size for strip in strips]}"
 
 
 def test_saved_files_carry_the_graph(first_run, demo_graph, demo_workflow):
