@@ -2,16 +2,18 @@
 
 A thumbnail shows its own graph, run as it is saved, and carries that graph's `fingerprint`; those of SDXL graphs show the
 first one in their place and say so. docs/given.jpg shows the runs with given layers, docs/demo.jpg the first graph with the
-prompts and seeds of `SHOWN`, docs/viewer.jpg the page of Save Layers in a browser after a run.
+prompts and seeds of `SHOWN`, docs/graph.jpg that graph on the page after a run, docs/viewer.jpg its Save Layers.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import io
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ from .server import ComfyServer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-NAMES = ("thumbnails", "demo", "given", "viewer")
+NAMES = ("thumbnails", "demo", "given", "graph", "viewer")
 """What can be asked for."""
 BOTTLE = ("a glass blue bottle", "a wooden table", 7)
 SHOWN = (BOTTLE, ("a yellow lantern", "a night street", 7), ("a red balloon", "a meadow", 7))
@@ -40,6 +42,13 @@ VIEWER = "document.querySelector('.layerfusion-viewer')"
 SAVE_NODE = "LayerFusionSaveLayers"
 NODE = f"app.graph.nodes.find((node) => node.type === '{SAVE_NODE}')"
 NODE_SIZE = (420, 560)
+GRAPH_SCALE, GRAPH_AT = 0.75, (110, 100)  # of docs/graph.jpg: zoom, and where it lies beside the page's own bars
+GRAPH_BOX = """(() => {
+  const boxes = [...app.graph.nodes, ...app.graph.groups].map(({ boundingRect }) => boundingRect);
+  const [x, y] = [0, 1].map((axis) => Math.min(...boxes.map((box) => box[axis])));
+  const [right, bottom] = [0, 1].map((axis) => Math.max(...boxes.map((box) => box[axis] + box[axis + 2])));
+  return { x, y, width: right - x, height: bottom - y };
+})()"""
 EDGE = 8  # pixels of the node around its viewer
 PATIENCE = 300  # seconds that the page may take, on a busy machine too
 VIEWS = ("1", "2", "c", "5")
@@ -132,22 +141,59 @@ def _given(checkout: Path, client: Client, made: dict[str, dict[str, Image]]) ->
     return {"docs/given.jpg": _rows(rows)}
 
 
-def _viewer(checkout: Path, client: Client, made: dict[str, dict[str, Image]]) -> dict[str, Image]:
-    """The viewer's element in each of `VIEWS`, side by side."""
-    from PIL import Image
-
-    workflow = _asked(client.server.json("/object_info"), examples.load(checkout, "demo"), *BOTTLE)
+@contextlib.contextmanager
+def _page(client: Client, workflow: graph.Graph) -> Iterator[browser.Browser]:
+    """The page with a graph on it after its run; the graph's Save Layers shows the layers."""
     shown = _run(client, workflow)[0].outputs[str(next(n["id"] for n in workflow["nodes"] if n["type"] == SAVE_NODE))]
-    views = []
     with browser.Browser() as window, tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "demo.json"
         file.write_text(json.dumps(workflow), encoding="utf-8")
-        client.server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False})
+        settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False, "Comfy.Minimap.Visible": False,
+                    "Comfy.Graph.CanvasInfo": False}
+        client.server.post("/settings", settings)
         window.open(f"http://{client.server.address}/")
         window.wait("window.app?.vueAppReady && app.extensionManager.spinner === false", PATIENCE)
         window.wait("document.elementFromPoint(800, 500)?.closest('canvas, [data-node-id]')", PATIENCE)  # the curtain is up
         window.drop(file, 800, 500)
         window.wait(NODE, PATIENCE)
+        window.wait(f"{VIEWER}?.getBoundingClientRect().height > 100", PATIENCE)
+        window.run(f"{NODE}.onExecuted({json.dumps(shown)})")  # what the page does when the node has run
+        window.wait(f"{VIEWER}.querySelector('.sheet img')?.naturalWidth && "
+                    f"[...{VIEWER}.querySelectorAll('img')].every((x) => x.naturalWidth)", PATIENCE)
+        yield window
+
+
+def _shot(window: browser.Browser, box: dict[str, float]) -> Image:
+    """What is drawn in a rectangle of the window."""
+    from PIL import Image
+
+    window.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return Image.open(io.BytesIO(window.screenshot(box))).convert("RGB")
+
+
+def _graph(checkout: Path, client: Client, made: dict[str, dict[str, Image]]) -> dict[str, Image]:
+    """The first example graph with its pictures, and nothing of the page around it."""
+    with _page(client, examples.load(checkout, "demo")) as window:
+        box = window.run(GRAPH_BOX)
+        at = [EDGE + place / GRAPH_SCALE - box[axis] for place, axis in zip(GRAPH_AT, "xy")]
+        window.run(f"""(() => {{
+            app.canvas.ds.scale = {GRAPH_SCALE};
+            app.canvas.ds.offset = {json.dumps(at)};
+            app.canvas.setDirty(true, true);
+        }})()""")
+        corner = window.run("app.canvas.canvas.getBoundingClientRect().toJSON()")
+        sides = {side: (box[side] + 2 * EDGE) * GRAPH_SCALE for side in ("width", "height")}
+        window.run("new Promise((done) => setTimeout(done, 1000))")  # what lies over the canvas follows it
+        return {"docs/graph.jpg": _shot(window, {"x": corner["x"] + GRAPH_AT[0], "y": corner["y"] + GRAPH_AT[1], **sides})}
+
+
+def _viewer(checkout: Path, client: Client, made: dict[str, dict[str, Image]]) -> dict[str, Image]:
+    """The viewer's element in each of `VIEWS`, side by side."""
+    from PIL import Image
+
+    workflow = _asked(client.server.json("/object_info"), examples.load(checkout, "demo"), *BOTTLE)
+    views = []
+    with _page(client, workflow) as window:
         window.run(f"""(() => {{
             const node = {NODE}, view = app.canvas.ds;
             node.setSize([{NODE_SIZE[0]}, {NODE_SIZE[1]}]);
@@ -155,18 +201,13 @@ def _viewer(checkout: Path, client: Client, made: dict[str, dict[str, Image]]) -
             view.offset = [150 - node.pos[0], 200 - node.pos[1]];
             app.canvas.setDirty(true, true);
         }})()""")
-        window.wait(f"{VIEWER}?.getBoundingClientRect().height > 100", PATIENCE)
-        window.run(f"{NODE}.onExecuted({json.dumps(shown)})")  # what the page does when the node has run
-        window.wait(f"{VIEWER}.querySelector('.sheet img')?.naturalWidth && "
-                    f"[...{VIEWER}.querySelectorAll('img')].every((x) => x.naturalWidth)", PATIENCE)
         for key in VIEWS:
             window.run(f"{VIEWER}.focus()")
             window.key(key)
             window.run(f"{VIEWER}.blur()")
-            window.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
             box = window.run(f"{VIEWER}.getBoundingClientRect().toJSON()")
-            box = {"x": box["x"] - EDGE, "y": box["y"] - EDGE, "width": box["width"] + 2 * EDGE, "height": box["height"] + 2 * EDGE}
-            views.append(Image.open(io.BytesIO(window.screenshot(box))).convert("RGB"))
+            views.append(_shot(window, {"x": box["x"] - EDGE, "y": box["y"] - EDGE,
+                                        "width": box["width"] + 2 * EDGE, "height": box["height"] + 2 * EDGE}))
     whole = Image.new("RGB", (sum(view.width for view in views) + 8 * (len(views) - 1), views[0].height), "white")
     for index, view in enumerate(views):
         whole.paste(view, (index * (view.width + 8), 0))
@@ -216,7 +257,7 @@ def _layers(client: Client, workflow: graph.Graph, made: dict[str, dict[str, Ima
     return found
 
 
-MAKERS = {"demo": _demo, "given": _given, "viewer": _viewer}
+MAKERS = {"demo": _demo, "given": _given, "graph": _graph, "viewer": _viewer}
 
 
 def _square(picture: Image) -> Image:
@@ -253,11 +294,11 @@ def _tiles(layers: dict[str, Image], first: str) -> Image:
 
 
 def _noted(picture: Image, note: str) -> Image:
-    """The picture with lines of text above it."""
+    """The picture with lines of text below it; above, the templates page lays its own words."""
     from PIL import Image, ImageDraw, ImageFont
 
     whole = Image.new("RGB", (picture.width, picture.height + NOTE_HEIGHT), "white")
-    whole.paste(picture, (0, NOTE_HEIGHT))
-    middle = (picture.width // 2, NOTE_HEIGHT // 2)
+    whole.paste(picture, (0, 0))
+    middle = (picture.width // 2, picture.height + NOTE_HEIGHT // 2)
     ImageDraw.Draw(whole).text(middle, note, "black", ImageFont.load_default(20), "mm", align="center")
     return whole
