@@ -16,7 +16,9 @@ leaf, mug, mushroom, ring, star, tree) in six colours, eight of them also of *gl
 wooden table* to *a beach at sunset*.
 
 In *Options*, **share** shows one scene in background and blended picture; try *adapt*, the paper's method, and the
-others."""
+others.
+
+Right click on **Save Layers**: *Edit the layers* opens them in ComfyUI's own layer editor (ComfyUI 0.31 and later)."""
 
 SDXL_NOTE = """**Files**
 
