@@ -33,7 +33,14 @@ SHOWN = (BOTTLE, ("a yellow lantern", "a night street", 7), ("a red balloon", "a
 GIVEN = ("given_foreground", "given_background", "harmonise")
 FIRST = {**dict.fromkeys(GIVEN, "given"), "priors": "soft mask"}
 """What the first tile of a thumbnail shows; else light and shadow."""
-STAND_INS = {"sdxl": BOTTLE, "lora_controlnet": ("a yellow mug", "a brick wall", 7)}
+STAND_INS = {
+    "sdxl": BOTTLE,
+    "lora_controlnet": ("a yellow mug", "a brick wall", 7),
+    "around": ("a green mug", "a forest", 7),
+    "behind": ("an orange mushroom", "a meadow", 7),
+    "into": ("a purple car", "a desert", 7),
+    "three_or_one": ("a red glass bottle", "a wooden table", 7),
+}
 """Graphs that need downloads, and what their thumbnails show instead."""
 NOTE = "Drawn by the miniature models.\nPictures of real SDXL weights look otherwise."
 SIDE, NOTE_HEIGHT = 256, 64

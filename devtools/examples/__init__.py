@@ -14,7 +14,7 @@ from typing import Any
 
 from ..graph import Graph
 from ..sheet import Sheet
-from . import blueprints, first, given, more
+from . import blueprints, first, given, layerdiffuse, more
 
 FOLDER = "example_workflows"
 GRAPHS: dict[str, tuple[str, Callable[[Sheet], None]]] = {
@@ -27,6 +27,10 @@ GRAPHS: dict[str, tuple[str, Callable[[Sheet], None]]] = {
     "lora_controlnet": ("LoRA and ControlNet (SDXL)", more.lora_controlnet),
     "custom_sampling": ("SamplerCustomAdvanced (demo)", more.custom_sampling),
     "priors": ("Priors and masks (demo)", more.priors),
+    "around": ("LayerDiffuse, scene around a cut-out (SDXL)", layerdiffuse.around),
+    "behind": ("LayerDiffuse, background of a picture (SDXL)", layerdiffuse.behind),
+    "into": ("LayerDiffuse, object into a picture (SDXL)", layerdiffuse.into),
+    "three_or_one": ("LayerDiffuse and LayerFusion (SDXL)", layerdiffuse.both),
 }
 """Key that the code uses -> name without its number, and the function that draws it. New ones go to the end."""
 
