@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..sheet import BLUE, GOLD, GREEN, RED, VIOLET, Area, Node, Output, Sheet
 from . import parts
 
@@ -105,7 +107,7 @@ def _first_column(sheet: Sheet, loaders: list[Node], texts: tuple[Node, Node], n
     return area
 
 
-def _conditioned(sheet: Sheet, kind: str, model: Output, **given: Output) -> Node:
+def _conditioned(sheet: Sheet, kind: str, model: Output, **given: Any) -> Node:
     weights = f"layer_xl_{kind}.safetensors"
     return sheet.add("LayerFusionConditionOnLayers", title=f"Condition on Layers: {kind}", model=model, weights=weights,
                      models=[parts.file_of(weights, "layer_model")], **given)
