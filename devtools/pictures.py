@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,8 @@ STAND_INS = {
     "three_or_one": ("a red glass bottle", "a wooden table", 7),
 }
 """Graphs that need downloads, and what their thumbnails show instead."""
+SHOWN_BY = {"two_foregrounds_sdxl": "two_foregrounds"}
+"""The same where another example graph shows it."""
 NOTE = "Drawn by the miniature models.\nPictures of real SDXL weights look otherwise."
 SIDE, NOTE_HEIGHT = 256, 64
 LARGEST = 200_000  # bytes of a file
@@ -113,7 +116,7 @@ def thumbnail_graph(checkout: Path, key: str, object_info: dict[str, Any]) -> tu
     """The graph whose run an example graph's thumbnail shows, and whether that is another one in its place."""
     if key in STAND_INS:
         return _asked(object_info, examples.load(checkout, "demo"), *STAND_INS[key]), True
-    return examples.load(checkout, key), False
+    return examples.load(checkout, SHOWN_BY.get(key, key)), key in SHOWN_BY
 
 
 def thumbnails(checkout: Path, client: Client, made: dict[str, dict[str, Image]]) -> None:
@@ -251,7 +254,7 @@ def _layers(client: Client, workflow: graph.Graph, made: dict[str, dict[str, Ima
     done, api = _run(client, workflow)
     found = {}
     for file in done.images(graph.node_id(api, SAVE_NODE)):
-        found[Path(file["filename"]).stem.rsplit("_", 1)[-1]] = Image.open(io.BytesIO(client.fetch(file)))
+        found[re.sub(r".*_\d{5}_", "", Path(file["filename"]).stem)] = Image.open(io.BytesIO(client.fetch(file)))
     for key, node in api.items():
         if node["class_type"] == "PreviewImage":
             data = client.fetch(done.images(key)[0])
@@ -259,7 +262,7 @@ def _layers(client: Client, workflow: graph.Graph, made: dict[str, dict[str, Ima
                 found["soft mask"] = demo.split_strip(data)["soft mask"]
             elif api[node["inputs"]["images"][0]]["class_type"] != "LayerFusionPreviewPriors":
                 found["given"] = Image.open(io.BytesIO(data))
-    found.setdefault("given", found["foreground"])  # a cut-out that is kept comes out as it went in
+    found.setdefault("given", found.get("foreground"))  # a cut-out that is kept comes out as it went in
     made[mark] = found
     return found
 
@@ -291,11 +294,12 @@ def _rows(rows: list[list[tuple[str, Image]]]) -> Image:
 
 
 def _tiles(layers: dict[str, Image], first: str) -> Image:
-    """A thumbnail: one picture and the three layers in a square."""
+    """A thumbnail: one picture and the three layers in a square; of several foregrounds two, and the other layers."""
     from PIL import Image
 
     whole = Image.new("RGB", (2 * SIDE, 2 * SIDE))
-    for index, name in enumerate((first, *demo.STREAMS)):
+    names = (first, *demo.STREAMS) if "foreground" in layers else ("foreground_1", "foreground_2", *demo.STREAMS[1:])
+    for index, name in enumerate(names):
         whole.paste(_square(layers[name]), (index % 2 * SIDE, index // 2 * SIDE))
     return whole
 

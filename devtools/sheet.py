@@ -53,6 +53,7 @@ HEIGHTS = {
     "LayerFusionSplitLatents": 100,
     "LayerFusionStackLatents": 120,
     "LayerFusionTextEncode": 390,
+    "LayerFusionTextEncodeSeveral": 430,
     "LoadImage": 340,
     "LoraLoader": 165,
     "MaskPreview": 285,

@@ -16,7 +16,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="evaluation", description=__doc__)
     parser.add_argument("--host", type=Path, help="folder of a ComfyUI; run, decode_truth and priors_figure need one")
     parser.add_argument("part", help="a module of this folder with a main: " + ", ".join(
-        ("run", "report", "truth", "decode_truth", "priors_figure", "matching", "table1", "study", "prompts")))  # fmt: skip
+        ("run", "report", "truth", "decode_truth", "priors_figure", "matching", "table1", "study", "several", "prompts"),
+    ))  # fmt: skip
     parser.add_argument("rest", nargs=argparse.REMAINDER)
     options = parser.parse_args(argv)
     sys.path[0:1] = []

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     out, rows = options.out, results.latest(options.out)
-    model = _classifier(out, options.quick)
+    model = classifier_of(out, options.quick)
     judged = judge(model, out, rows)
     lit = lights(out, rows)
     for row in judged:
@@ -83,7 +83,7 @@ def judge(model: classifier.Classifier, out: Path, rows: list[dict]) -> list[dic
     return judged
 
 
-def _classifier(out: Path, quick: bool) -> classifier.Classifier:
+def classifier_of(out: Path, quick: bool) -> classifier.Classifier:
     """The classifier kept in `out`, or one trained now and kept."""
     weights = out / ("classifier-quick.pt" if quick else "classifier.pt")
     if weights.is_file():

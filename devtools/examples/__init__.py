@@ -14,7 +14,7 @@ from typing import Any
 
 from ..graph import Graph
 from ..sheet import Sheet
-from . import blueprints, first, given, layerdiffuse, more
+from . import blueprints, first, given, layerdiffuse, more, several
 
 FOLDER = "example_workflows"
 GRAPHS: dict[str, tuple[str, Callable[[Sheet], None]]] = {
@@ -31,6 +31,8 @@ GRAPHS: dict[str, tuple[str, Callable[[Sheet], None]]] = {
     "behind": ("LayerDiffuse, background of a picture (SDXL)", layerdiffuse.behind),
     "into": ("LayerDiffuse, object into a picture (SDXL)", layerdiffuse.into),
     "three_or_one": ("LayerDiffuse and LayerFusion (SDXL)", layerdiffuse.both),
+    "two_foregrounds": ("Two foregrounds (demo)", several.demo),
+    "two_foregrounds_sdxl": ("Two foregrounds (SDXL)", several.sdxl),
 }
 """Key that the code uses -> name without its number, and the function that draws it. New ones go to the end."""
 

@@ -31,7 +31,8 @@ def test_the_readme_has_its_pictures_and_the_examples_theirs(monkeypatch):
     thumbnails = {f"{examples.FOLDER}/{examples.name(key)}.jpg" for key in examples.GRAPHS}
     assert {path.name for path in (CHECKOUT / examples.FOLDER).glob("*.jpg")} == {Path(name).name for name in thumbnails}
     shown = set(re.findall(r"\]\((docs/\w+\.jpg)\)", (CHECKOUT / "README.md").read_text(encoding="utf-8")))
-    others = {"docs/graph.jpg", "docs/viewer.jpg", "docs/matched.jpg"}  # of the browser, of `python evaluation matching`
+    # Of the browser, of `python evaluation` matching and several.
+    others = {"docs/graph.jpg", "docs/viewer.jpg", "docs/matched.jpg", "docs/several.jpg"}
     assert files == shown - others and others <= shown
     assert all((CHECKOUT / name).stat().st_size <= pictures.LARGEST for name in files | others | thumbnails)
 
