@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..sheet import BLUE, GOLD, RED, Node, Sheet
 from . import parts
 
@@ -48,7 +50,7 @@ def _prompts(sheet: Sheet, models: parts.Models, foregrounds: str, background: s
 
 
 def _several(sheet: Sheet, models: parts.Models, loaders: list[Node], size: Node, text: Node, note: Node, prefix: str,
-             after: str, **widgets: float | str) -> None:  # fmt: skip
+             after: str, **widgets: Any) -> None:  # fmt: skip
     several = {"foregrounds": text["foregrounds"], "region": text["region"], "vae": models.vae}
     run = parts.sampler(sheet, models, text, size["LATENT"], seed=42, after=after, **several, **widgets)
     pictures = parts.decode(sheet, models, run)
