@@ -35,6 +35,7 @@ NODES: dict[str, type[io.ComfyNode]] = {
     "LayerFusionGivenLayers": given.LayerFusionGivenLayers,
     "LayerFusionPlaceForeground": given.LayerFusionPlaceForeground,
     "LayerFusionKSampler": sampling.LayerFusionKSampler,
+    "LayerFusionKSamplerAdvanced": sampling.LayerFusionKSamplerAdvanced,
     "LayerFusionGuider": custom_sampling.LayerFusionGuiderNode,
     "LayerFusionStackLatents": custom_sampling.LayerFusionStackLatents,
     "LayerFusionSplitLatents": custom_sampling.LayerFusionSplitLatents,

@@ -5,7 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..layerfusion_core.host.sampling.conditioning import encode_prompt
+from .notices import notice
 from .schema import node_schema
+
+NO_OBJECT = (
+    "Foreground prompt is empty: nothing says what to cut out. The masks are read from its words, so the model draws something of "
+    "its own and the layers may not belong together; describe the object, e.g. 'a glass bottle'."
+)
 
 
 class LayerFusionTextEncode(io.ComfyNode):
@@ -47,5 +53,6 @@ class LayerFusionTextEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, foreground: str, background: str, blended: str, negative: str) -> io.NodeOutput:
-        blended = blended.strip() or f"{foreground}, {background}"
-        return io.NodeOutput(*(encode_prompt(clip, text) for text in (foreground, background, blended, negative)))
+        blended = blended.strip() or ", ".join(text for text in (foreground, background) if text.strip())
+        prompts = (encode_prompt(clip, text) for text in (foreground, background, blended, negative))
+        return io.NodeOutput(*prompts, ui=notice(None if foreground.strip() else NO_OBJECT))

@@ -7,14 +7,14 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..layerfusion_core.host.sampling.foregrounds import conditionings, gathered, join_foregrounds
-from ..layerfusion_core.host.sampling.guider import LayerFusionGuider
+from ..layerfusion_core.host.sampling.guider import LayerFusionGuider, run_record
 from ..layerfusion_core.host.sampling.stacked import split_latent, stack_latent
 from ..layerfusion_core.method.options import AS_CFG, LayerFusionOptions
 from ..layerfusion_core.method.streams import Layers
 from .floats import finite, float_input
 from .foregrounds import foreground_inputs
-from .options import Options
-from .per_layer import negative_inputs, scale_inputs
+from .options import Options, Priors
+from .per_layer import layer_outputs, negative_inputs, run_inputs, scale_inputs
 from .schema import node_schema
 
 
@@ -31,20 +31,7 @@ class LayerFusionGuiderNode(io.ComfyNode):
             description="Guider for SamplerCustomAdvanced. Its latent must come from LayerFusion Stack Latents; Split Latents "
             "takes the result apart.",
             inputs=[
-                io.Model.Input(
-                    "base_model",
-                    tooltip="Any SDXL model; denoises background and blended picture. On one checkpoint a node on it alone "
-                    "(FreeU, RescaleCFG, a sampling) acts on the foreground, too.",
-                ),
-                io.Model.Input(
-                    "foreground_model",
-                    tooltip="The same model with foreground weights on top, or another checkpoint with them: then both run in "
-                    "lock step.",
-                ),
-                io.Conditioning.Input("foreground", tooltip="The object alone, without a scene."),
-                io.Conditioning.Input("background", tooltip="The scene without the object."),
-                io.Conditioning.Input("blended", tooltip="The whole picture."),
-                io.Conditioning.Input("negative", tooltip="What no layer should show."),
+                *run_inputs(),
                 float_input(
                     "cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance scale, for all layers."
                 ),
@@ -112,18 +99,22 @@ class LayerFusionSplitLatents(io.ComfyNode):
             category="LayerFusion",
             search_aliases=["layer", "latent from batch"],
             description="Take the layers out of what SamplerCustomAdvanced made of stacked latents.",
-            inputs=[io.Latent.Input("latent", tooltip="Output of SamplerCustomAdvanced with a LayerFusion Guider.")],
-            outputs=[
-                io.Latent.Output(
-                    display_name="foreground",
-                    tooltip="The object on grey; LayerFusion Decode cuts it out. Several: all of them, the rearmost first.",
+            inputs=[
+                io.Latent.Input("latent", tooltip="Output of SamplerCustomAdvanced with a LayerFusion Guider."),
+                io.Guider.Input(
+                    "guider",
+                    optional=True,
+                    tooltip="The LayerFusion Guider of that sampler: gives the masks of its last run as priors.",
                 ),
-                io.Latent.Output(display_name="background", tooltip="The scene without the object."),
-                io.Latent.Output(display_name="blended", tooltip="The whole picture."),
+            ],
+            outputs=[
+                *layer_outputs(),
+                Priors.Output(display_name="priors", tooltip="Masks of the guider's run, for Preview Priors; needs the guider."),
             ],
         )
 
     @classmethod
-    def execute(cls, latent) -> io.NodeOutput:
+    def execute(cls, latent, guider=None) -> io.NodeOutput:
         layers = split_latent(latent)
-        return io.NodeOutput(join_foregrounds(layers.foregrounds), layers.background, layers.blended)
+        priors = None if guider is None else run_record(guider)
+        return io.NodeOutput(join_foregrounds(layers.foregrounds), layers.background, layers.blended, priors)

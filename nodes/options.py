@@ -10,6 +10,7 @@ from .per_layer import scale_inputs
 from .schema import node_schema
 
 Options = io.Custom("LAYERFUSION_OPTIONS")
+Priors = io.Custom("LAYERFUSION_PRIORS")
 
 
 class LayerFusionOptionsNode(io.ComfyNode):

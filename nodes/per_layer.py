@@ -1,4 +1,4 @@
-"""Inputs that come once for each layer, shared by the samplers' nodes."""
+"""Inputs that the samplers' nodes share: models, prompts, and what comes once for each layer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,38 @@ from ..layerfusion_core.method.options import AS_CFG
 from .floats import float_input
 
 LAYERS = {"foreground": "foreground", "background": "background", "blended": "blended picture"}
+
+
+def run_inputs() -> list[io.Input]:
+    """base_model, foreground_model, and the prompts foreground, background, blended, negative."""
+    return [
+        io.Model.Input(
+            "base_model",
+            tooltip="Any SDXL model; denoises background and blended picture. On one checkpoint a node on it alone "
+            "(FreeU, RescaleCFG, a sampling) acts on the foreground, too.",
+        ),
+        io.Model.Input(
+            "foreground_model",
+            tooltip="The same model with foreground weights on top (Apply Foreground Weights), or another checkpoint "
+            "with them: then both run in lock step.",
+        ),
+        io.Conditioning.Input("foreground", tooltip="The object alone, without a scene."),
+        io.Conditioning.Input("background", tooltip="The scene without the object."),
+        io.Conditioning.Input("blended", tooltip="The whole picture."),
+        io.Conditioning.Input("negative", tooltip="What no layer should show."),
+    ]
+
+
+def layer_outputs() -> list[io.Output]:
+    """foreground, background, blended: the layers' latents."""
+    return [
+        io.Latent.Output(
+            display_name="foreground",
+            tooltip="The object on grey; LayerFusion Decode cuts it out. Several: all of them, the rearmost first.",
+        ),
+        io.Latent.Output(display_name="background", tooltip="The scene without the object."),
+        io.Latent.Output(display_name="blended", tooltip="The whole picture."),
+    ]
 
 
 def negative_inputs() -> list[io.Conditioning.Input]:

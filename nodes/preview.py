@@ -8,8 +8,9 @@ import torch
 from comfy_api.latest import io
 
 from ..layerfusion_core.method.prior_maps import PriorRecord
-from .sampling import Priors
-from .save import Layers, layer_document, layer_pictures, written
+from .notices import notice
+from .options import Priors
+from .save import Layers, layer_document, layer_pictures, opaque, written
 from .schema import node_schema
 
 
@@ -61,4 +62,4 @@ class LayerFusionPreviewLayers(io.ComfyNode):
         pictures = layer_pictures(foreground, background, blended, effects)
         prefix = f"LayerFusion_{uuid.uuid4().hex[:8]}"  # numbers start anew in each session, pages cache by name
         shown = written(pictures, priors, "temp", prefix, {})
-        return io.NodeOutput(layer_document(pictures), ui=shown)
+        return io.NodeOutput(layer_document(pictures), ui=shown | (notice(opaque(foreground)) or {}))

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..layerfusion_core.host.sampling.extract import extract_priors
 from ..layerfusion_core.method.map_colors import enlarge, prior_strip
 from .floats import finite, float_input
-from .sampling import Priors
+from .options import Priors
 from .schema import node_schema
 
 LAST = "last self-attention"
@@ -81,6 +81,8 @@ class LayerFusionPreviewPriors(io.ComfyNode):
 
     @classmethod
     def execute(cls, priors, block: str, step: int) -> io.NodeOutput:
+        if priors is None:
+            raise ValueError("priors: got none; connect the guider of the run to LayerFusion Split Latents as well")
         if not priors.maps:  # no error: that would end the run before the layers are saved
             return io.NodeOutput(
                 None,  # the host forgets to block an output that has no value

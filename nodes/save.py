@@ -16,9 +16,11 @@ from ..layerfusion_core.layers.compositing import alpha_over, difference_map
 from ..layerfusion_core.layers.export import LayerSet, PartlySaved, foreground_endings, metadata_texts, save_set
 from ..layerfusion_core.layers.export_formats import DEPTHS, NO_PSD_TOOLS, has_psd_tools, layer_order, writers
 from ..layerfusion_core.method.prior_maps import PriorRecord
+from ..layerfusion_core.vae.decode import OPAQUE, OPAQUE_SHARE
 from .floats import finite, float_input
+from .notices import notice
+from .options import Priors
 from .pictures import check_effects, check_pictures
-from .sampling import Priors
 from .schema import node_schema
 
 Layers = io.Custom("LAYERS")
@@ -117,9 +119,8 @@ class LayerFusionSaveLayers(io.ComfyNode):
         pictures = layer_pictures(foreground, background, blended, effects)
         texts = {} if args.disable_metadata else metadata_texts(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         formats = {"psd": psd, "ora": ora, "webp": webp, "depth": int(bit_depth)}
-        return io.NodeOutput(
-            layer_document(pictures), ui=written(pictures, priors, "output", filename_prefix, texts, **formats)
-        )
+        shown = written(pictures, priors, "output", filename_prefix, texts, **formats)
+        return io.NodeOutput(layer_document(pictures), ui=shown | (notice(opaque(foreground)) or {}))
 
 
 def layer_pictures(
@@ -130,6 +131,18 @@ def layer_pictures(
     pictures = dict(zip(foreground_endings(foregrounds.shape[1]), foregrounds.unbind(1)))
     pictures |= {"background": background, "blended": blended}
     return pictures if effects is None else pictures | {"effects": check_effects(effects, blended)}
+
+
+def opaque(foreground: torch.Tensor) -> str | None:
+    """What to say of a foreground without transparency, None when it has some. (B, H, W, 3 | 4)."""
+    if foreground.shape[-1] == 3:
+        return (
+            "Foreground is opaque: it has no alpha channel. VAE Decode gives such pictures; connect the foreground of LayerFusion "
+            "Decode, which cuts the object out."
+        )
+    if bool((foreground[..., 3] >= OPAQUE).float().mean() >= OPAQUE_SHARE):
+        return "Foreground is opaque: nothing was cut out. LayerFusion Decode says what the likely causes are."
+    return None
 
 
 def written(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-
 import comfy.utils
 import torch
 from comfy_api.latest import io
@@ -25,13 +22,13 @@ from ..layerfusion_core.host.models.transparent_vae import (
 )
 from ..layerfusion_core.host.sampling.foregrounds import emptied
 from ..layerfusion_core.host.sampling.given_layers import given_picture
+from ..layerfusion_core.host.sampling.stacked import LAYER_KEY
 from ..layerfusion_core.layers.keep import paste_pixels
 from ..layerfusion_core.vae.decode import ENSEMBLES, effect_warning
 from ..layerfusion_core.vae.encode import OFFSET_SCALE
 from .floats import finite, float_input
+from .notices import notice
 from .schema import node_schema
-
-log = logging.getLogger(__name__)
 
 TransparentVae = io.Custom("LAYERFUSION_TRANSPARENT_VAE")
 
@@ -178,6 +175,7 @@ class LayerFusionDecode(io.ComfyNode):
         samples = {"foreground": foreground, "background": background, "blended": blended}
         for name, latent in samples.items():
             check_latent(name, latent)
+            check_layer(name, latent)
         pictures_given = {"foreground": given_foreground, "background": given_background, "blended": given_blended}
         given = {
             name: given_picture(name, picture, samples[name], 4 if name == "foreground" else 3)
@@ -197,17 +195,12 @@ class LayerFusionDecode(io.ComfyNode):
         )
 
         message = effect_warning(pictures["foreground"].movedim(-1, 1), alpha[:, None])
-        ui = None
-        if message is not None:
-            log.warning(message)
-            show_on_node(cls.hidden.unique_id, message)
-            ui = {"text": (message,)}
         alpha = emptied(alpha, foreground)
         pictures["foreground"] = torch.cat([rgb, alpha[..., None]], dim=-1)  # (B, H, W, 4)
         for name, (picture, keep) in given.items():
             pictures[name] = paste_pixels(pictures[name], picture, keep)
         rgba = pictures["foreground"]
-        return io.NodeOutput(rgba, 1.0 - rgba[..., 3], pictures["background"], pictures["blended"], ui=ui)
+        return io.NodeOutput(rgba, 1.0 - rgba[..., 3], pictures["background"], pictures["blended"], ui=notice(message))
 
 
 def transparent_files() -> tuple[list[str], list[str]]:
@@ -230,17 +223,19 @@ def check_latent(name: str, latent: dict) -> None:
         )
 
 
+def check_layer(name: str, latent: dict) -> None:
+    """Raises ValueError when a foreground comes in for a scene, or a scene for the foreground: an opaque cut-out, say."""
+    layer = latent.get(LAYER_KEY, name)
+    if name.startswith("foreground") != layer.startswith("foreground"):
+        raise ValueError(
+            f"{name}: expected the {name} latent, got the {layer} latent of a LayerFusion run; connect the sampler's (or Split "
+            f"Latents') {name} output"
+        )
+
+
 def decode_pixels(vae, samples: torch.Tensor) -> torch.Tensor:
     """(B, H, W, 3) fp32 pixels in [0, 1] of (B, 4, h, w) latents."""
     return vae.decode(samples).float()[..., :3]
-
-
-def show_on_node(node_id: str | None, text: str) -> None:
-    """Shows a text on the node in the page; nothing happens where there is no server (tests, scripts)."""
-    module = sys.modules.get("server")  # loaded long before any node where a server runs, and heavy to load elsewhere
-    server = getattr(getattr(module, "PromptServer", None), "instance", None)
-    if server is not None and node_id is not None and hasattr(server, "send_progress_text"):
-        server.send_progress_text(text, node_id)
 
 
 class LayerFusionEncode(io.ComfyNode):

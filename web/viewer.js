@@ -49,8 +49,8 @@ async function recall(node) {
 }
 
 function showOutput(node, outputs) {
-  const sets = outputs?.[outputKey(node)]?.layerfusion_layers;
-  if (sets) viewers.get(node)?.show(sets);
+  const { layerfusion_layers: sets, layerfusion_notices: notices } = outputs?.[outputKey(node)] ?? {};
+  if (sets) viewers.get(node)?.show(sets, notices);
 }
 
 const href = new URL("viewer.css", import.meta.url).href;
@@ -76,7 +76,7 @@ app.registerExtension({
     const { onExecuted, onRemoved } = node;
     node.onExecuted = function (output) {
       onExecuted?.call(this, output);
-      viewer.show(output?.layerfusion_layers);
+      viewer.show(output?.layerfusion_layers, output?.layerfusion_notices);
     };
     node.onRemoved = function () {
       onRemoved?.call(this);

@@ -27,6 +27,7 @@ export class ViewerElement {
   model = new ViewerModel();
   pan = [0, 0]; // of the zoomed picture, in CSS pixels
   pictures = {}; // <img> per layer and per mask
+  notices = []; // what the node has to say about the run shown
   layers = []; // of the run shown, top to bottom
 
   /** address: function from a file of the UI result to its URL; fetchPsd: from a set of files to the answer with its PSD. */
@@ -40,8 +41,9 @@ export class ViewerElement {
     this.draw();
   }
 
-  /** Show the files of a run. */
-  show(sets) {
+  /** Show the files of a run, and what the node has to say about it ({ line, text } as JSON each). */
+  show(sets, notices = []) {
+    this.notices = notices.map((text) => JSON.parse(text));
     this.model.show(sets);
     this.draw();
   }
@@ -208,7 +210,9 @@ export class ViewerElement {
       const reason = missing(model);
       state(this.actions[index], reason ? `${label}. ${reason}.` : label, null, reason);
     });
-    this.caption.value = this.caption.title = model.caption;
+    const said = (key) => [...this.notices.map((notice) => notice[key]), model.caption].filter(Boolean);
+    this.caption.value = said("line").join(" · ");
+    this.caption.title = said("text").join("\n");
     // Every picture is loaded at once, so that switching between them is immediate.
     const loaded = [
       ...this.layers.map((layer) => this.#load(layer, model.set[layer], model.stack.includes(layer))),

@@ -128,7 +128,7 @@ LIKELY_CAUSES = (
 
 
 def effect_warning(pixels: Tensor, alpha: Tensor) -> str | None:
-    """A sentence when foregrounds do not look transparent, with the likely causes in order; None when they do.
+    """What is wrong when foregrounds do not look transparent, with the likely causes in order; None when they do.
 
     pixels: (B, 3, H, W) in [0, 1], the foreground latent decoded by the ordinary VAE: a working foreground model paints
     mid-grey around the object. alpha: (B, 1, H, W), 1 = opaque. A picture counts as failed when at least 99 % of it has
@@ -141,17 +141,18 @@ def effect_warning(pixels: Tensor, alpha: Tensor) -> str | None:
     near_grey = (pixels - GREY).abs().amax(dim=1) <= GREY_TOLERANCE  # (B, H, W)
     grey = near_grey[:, border].float().mean(dim=1)  # (B,)
 
+    def which(rows: Tensor) -> str:
+        return "" if len(pixels) == 1 else f", in {int(rows.sum())} of {len(pixels)} pictures"
+
     findings = []
     failed = opaque >= OPAQUE_SHARE
     if bool(failed.any()):
         share = 100 * float(opaque[failed].mean())
-        findings.append(f"{share:.1f} % of the foreground is opaque, so nothing was cut out")
+        findings.append(f"Foreground is opaque: {share:.1f} % of it, so nothing was cut out{which(failed)}")
     failed_grey = grey < GREY_SHARE
     if bool(failed_grey.any()):
         share = 100 * float(grey[failed_grey].mean())
-        findings.append(f"only {share:.0f} % of the foreground's border is the mid-grey a foreground model paints")
+        findings.append(f"Foreground is not on grey: {share:.0f} % of its border is, as models paint it{which(failed_grey)}")
     if not findings:
         return None
-    count = int((failed | failed_grey).sum())
-    which = "" if len(pixels) == 1 else f" in {count} of {len(pixels)} pictures"
-    return f"The foreground does not look transparent{which}: {'; '.join(findings)}. {LIKELY_CAUSES}"
+    return " ".join(f"{finding}." for finding in findings) + f" {LIKELY_CAUSES}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from functools import lru_cache
 
@@ -69,6 +70,14 @@ def test_text_encode_finds_the_end_of_the_foreground_prompt():
 )
 def test_end_columns_of_real_tokens(text, column):
     assert eos_column(models()[2].tokenize(text)) == column
+
+
+def test_an_empty_foreground_prompt_is_said_to_be_one(caplog):
+    said = LayerFusionTextEncode.execute(models()[2], " ", "a meadow", "", "")
+    assert json.loads(said.ui["layerfusion_notices"][0])["line"] == "Foreground prompt is empty: nothing says what to cut out"
+    assert "Foreground prompt is empty" in caplog.text
+    assert torch.equal(said.result[2][0][0], said.result[1][0][0])  # blended: the background's prompt alone
+    assert LayerFusionTextEncode.execute(models()[2], "a red apple", "a meadow", "", "").ui is None
 
 
 def test_sampler_gives_three_latents_and_priors():

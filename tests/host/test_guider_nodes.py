@@ -32,11 +32,11 @@ def schedule(sampler="euler", scheduler="normal", steps=STEPS, denoise=1.0) -> t
     return comfy.samplers.KSampler(models()[0], steps, "cpu", sampler, scheduler, denoise).sigmas
 
 
-def advanced_rows(stacked, options=None, pair=None, sampler="euler", sigmas=None, noise=None, **inputs) -> dict:
+def advanced_rows(stacked, options=None, pair=None, sampler="euler", sigmas=None, noise=None, guider=None, **inputs) -> dict:
     """Output LATENT of SamplerCustomAdvanced with a LayerFusion Guider, not yet split. noise: a NOISE, else Random Noise."""
     sigmas = schedule(sampler) if sigmas is None else sigmas
     sampler = comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
-    guider = guider_of(options, pair, **inputs)
+    guider = guider or guider_of(options, pair, **inputs)
     return node(core.SamplerCustomAdvanced, noise or core.Noise_RandomNoise(SEED), guider, sampler, sigmas, stacked)[0]
 
 

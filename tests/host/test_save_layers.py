@@ -149,9 +149,18 @@ def test_pictures_that_do_not_fit(save):
 
 def test_an_opaque_foreground_is_saved_as_such(output, save):
     _, background, blended = pictures()
-    save(background, background, blended)
+    shown = save(background, background, blended).ui["layerfusion_notices"]
+    assert json.loads(shown[0])["line"] == "Foreground is opaque: it has no alpha channel"
     with Image.open(output / "LayerFusion_00001_foreground.png") as picture:
         assert picture.mode == "RGBA" and picture.getchannel("A").getextrema() == (255, 255)
+
+
+def test_a_foreground_that_was_not_cut_out_is_said_to_be(save, caplog):
+    foreground, background, blended = pictures()
+    assert "layerfusion_notices" not in save(foreground, background, blended).ui
+    foreground[..., 3] = 0.99
+    shown = json.loads(save(foreground, background, blended).ui["layerfusion_notices"][0])
+    assert shown["line"] == "Foreground is opaque: nothing was cut out" and caplog.messages == [shown["text"]]
 
 
 def test_layer_document(save):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import folder_paths
 import pytest
 import torch
@@ -119,8 +121,10 @@ class Constant:
 def test_the_effect_check_is_logged_and_shown(nodes, caplog):
     layers = {name: latent() for name in ("foreground", "background", "blended")}
     opaque = run(nodes.LayerFusionDecode, **layers, vae=GreyVAE(), transparent_vae=Constant(1.0), ensemble="1")
-    assert "foreground model is not connected" in opaque.ui["text"][0]
-    assert "100.0 % of the foreground is opaque" in caplog.text
+    (shown,) = (json.loads(text) for text in opaque.ui["layerfusion_notices"])
+    assert shown["line"] == "Foreground is opaque: 100.0 % of it, so nothing was cut out"
+    assert shown["text"].startswith(shown["line"]) and "foreground model is not connected" in shown["text"]
+    assert caplog.messages == [shown["text"]]
     caplog.clear()
     fine = run(nodes.LayerFusionDecode, **layers, vae=GreyVAE(), transparent_vae=Constant(0.4), ensemble="1")
     assert fine.ui is None and caplog.text == ""
@@ -230,3 +234,12 @@ def test_the_list_puts_likely_files_first(folder, nodes):
     decoders, encoders = nodes.transparent_files()
     assert decoders[0] == "vae_transparent_decoder.safetensors" and len(decoders) == 4
     assert encoders[0] == "vae_transparent_encoder.safetensors"
+
+
+def test_latents_of_other_layers_are_refused(nodes):
+    """Swapped wires at the decoder: the run would end with an opaque cut-out."""
+    layers = {name: latent() for name in ("foreground", "background", "blended")}
+    for name, taken in (("foreground", "background"), ("background", "foreground"), ("blended", "foreground_2")):
+        swapped = {**layers, name: {**latent(), "layerfusion_layer": taken}}
+        with pytest.raises(ValueError, match=f"{name}: expected the {name} latent, got the {taken} latent"):
+            run(nodes.LayerFusionDecode, **swapped, vae=GreyVAE(), transparent_vae=Constant(0.4), ensemble="1")

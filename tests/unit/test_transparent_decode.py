@@ -138,11 +138,11 @@ def test_effect_warning():
     pixels, alpha = grey_with_object()
     assert effect_warning(pixels, alpha) is None
     opaque = effect_warning(pixels, torch.ones_like(alpha))
-    assert "100.0 % of the foreground is opaque" in opaque and "border" not in opaque
+    assert opaque.startswith("Foreground is opaque: 100.0 % of it") and "border" not in opaque
     order = [opaque.index(word) for word in ("not connected", "Illustrious", "names a scene")]
     assert order == sorted(order)
     scene = effect_warning(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), alpha)
-    assert "border" in scene and "opaque, so" not in scene
+    assert "border" in scene and "is opaque" not in scene
     both = effect_warning(pixels.repeat(2, 1, 1, 1), torch.cat([alpha, torch.ones_like(alpha)]))
     assert "in 1 of 2 pictures" in both
 

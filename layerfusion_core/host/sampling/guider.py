@@ -213,3 +213,15 @@ def _with_own_conds(executor, guider, sigmas, extra_args, callback, noise, laten
         count, seed = guider.settings.layout.count, extra_args.get("seed")
         guider.make_stacks(RunRows(noise, latent_image, denoise_mask, guider.run.keep, seed, count))
     return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *args, **kwargs)
+
+
+def run_record(guider) -> PriorRecord:
+    """The priors of a GUIDER's last run; ValueError for another pack's guider, and before its first run."""
+    if not isinstance(guider, LayerFusionGuider):
+        raise ValueError(
+            f"guider: expected a LayerFusion Guider, got {type(guider).__name__}; connect the one that the sampler has"
+        )
+    record = getattr(guider, "record", None)
+    if record is None:
+        raise ValueError("guider: it has made no run yet; connect the LayerFusion Guider of the sampler that gave the latent")
+    return record

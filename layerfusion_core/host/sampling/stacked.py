@@ -25,6 +25,7 @@ CHANNELS = 4
 REGION = CLEAN + CHANNELS  # channel of the regions, where there are any
 STACKED_KEY = "layerfusion_stacked"  # of the number of foregrounds in a stacked LATENT
 _OF_A_RUN = (GIVEN_KEY, KEEP_KEY, KEPT_KEY, CANVAS_KEY, FOREGROUNDS_KEY, STACKED_KEY)
+LAYER_KEY = "layerfusion_layer"  # of the layer's name in the LATENT that a run gives of it
 _BETWEEN = "LayerFusion Stack Latents must be the last node before the sampler: change latents, batch and masks before it"
 
 
@@ -51,7 +52,7 @@ def stack_latent(latent: dict, foreground_count: int = 1, regions: Regions | Non
     """
     samples, layout = require_picture("latent", latent.get("samples")), StreamLayout(foreground_count)
     require_one("latent", latent)
-    if _packed(latent.get("noise_mask"), layout):
+    if is_stacked(latent, foreground_count):
         raise ValueError(
             "latent: got one that went through LayerFusion Stack Latents before; connect it to the sampler as it is, or take "
             "it apart with LayerFusion Split Latents first"
@@ -114,6 +115,11 @@ def stream_mask(latent: dict, layout: StreamLayout) -> torch.Tensor | None:
     return mask.repeat_interleave(layout.count, dim=0)
 
 
+def is_stacked(latent: dict, foreground_count: int = 1) -> bool:
+    """Whether a LATENT went through `stack_latent`."""
+    return _packed(latent.get("noise_mask"), StreamLayout(foreground_count))
+
+
 def _packed(mask: torch.Tensor | None, layout: StreamLayout) -> TypeGuard[torch.Tensor]:
     kinds = CLEAN, REGION, REGION + 1
     return mask is not None and mask.ndim == 4 and mask.shape[1] in kinds and mask.shape[0] % layout.count == 0
@@ -171,7 +177,9 @@ def split_latent(latent: dict) -> Layers:
         for k, v in latent.items()
         if not k.startswith("downscale_ratio") and k not in ("noise_mask", "batch_index", *_OF_A_RUN)
     }
-    layers = layout.split(samples).map(lambda samples: {**out, "samples": samples.contiguous()})
+    layers = layout.split(samples).map(
+        lambda samples, name: {**out, "samples": samples.contiguous(), LAYER_KEY: name}, Layers.of(layout.names)
+    )
     for key in (KEEP_KEY, KEPT_KEY):
         if key in latent:
             layers = layers.map(lambda layer, part, key=key: {**layer, key: part}, layout.split(latent[key]))
