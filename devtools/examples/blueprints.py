@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..graph import Graph
 from ..sheet import BLUE, GOLD, RED, Node, Sheet
 from . import parts
@@ -32,7 +34,7 @@ def sdxl(sheet: Sheet, name: str) -> Graph:
 
 
 def _blueprint(sheet: Sheet, name: str, models: parts.Models, loaders: list[Node], size: Node, text: Node, prefix: str,
-               more: dict[str, tuple[Node, str]], use: str, **widgets: float | str) -> Graph:
+               more: dict[str, tuple[Node, str]], use: str, **widgets: Any) -> Graph:
     run = parts.sampler(sheet, models, text, size["LATENT"], seed=42, after="randomize", **widgets)
     pictures = parts.decode(sheet, models, run)
     matched = parts.match(sheet, pictures)

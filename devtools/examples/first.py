@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..sheet import BLUE, GOLD, RED, Node, Sheet
 from . import parts
 
@@ -53,7 +55,7 @@ def sdxl(sheet: Sheet) -> None:
 
 
 def _three_layers(sheet: Sheet, models: parts.Models, loaders: list[Node], size: Node, text: Node, note: Node, prefix: str,
-                  after: str, **widgets: float | str) -> None:
+                  after: str, **widgets: Any) -> None:
     options = sheet.add("LayerFusionOptions")
     run = parts.sampler(sheet, models, text, size["LATENT"], options=options["options"], seed=42, after=after, **widgets)
     pictures = parts.decode(sheet, models, run)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..sheet import BLUE, GOLD, GREEN, PADDING, RED, VIOLET, Sheet
 from . import parts
 
@@ -47,8 +49,8 @@ def second_pass(sheet: Sheet) -> None:
     first = parts.sampler(sheet, models, text, size["LATENT"], title="LayerFusion KSampler: first pass", seed=42, **parts.DEMO)
     larger = {name: sheet.add("LatentUpscaleBy", title=f"Upscale Latent By: {name}", samples=first[name],
                               upscale_method="bicubic", scale_by=LARGER) for name in parts.LAYERS}
-    given = sheet.add("LayerFusionGivenLayers", **{name: node["LATENT"] for name, node in larger.items()},
-                      **{f"keep_{name}": 0.0 for name in parts.LAYERS})
+    keep: dict[str, Any] = {f"keep_{name}": 0.0 for name in parts.LAYERS}
+    given = sheet.add("LayerFusionGivenLayers", **{name: node["LATENT"] for name, node in larger.items()}, **keep)
     run = parts.sampler(sheet, models, text, given["latent"], title="LayerFusion KSampler: second pass", seed=42,
                         denoise=0.4, **parts.DEMO)
     pictures = parts.decode(sheet, models, run)
@@ -105,7 +107,7 @@ def custom_sampling(sheet: Sheet) -> None:
     text = parts.prompts(sheet, models, "a purple mushroom", "a forest")
     note = sheet.note(CUSTOM_NOTE, high=225)
     guider = sheet.add("LayerFusionGuider", base_model=models.base, foreground_model=models.foreground, cfg=4.5,
-                       **{name: text[name] for name in parts.PROMPTS})
+                       **parts.outputs(text, parts.PROMPTS))
     noise = sheet.add("RandomNoise", noise_seed=42)
     algorithm = sheet.add("KSamplerSelect", sampler_name="dpmpp_2m")
     sigmas = sheet.add("BasicScheduler", model=models.base, scheduler="karras", steps=20)
@@ -133,7 +135,7 @@ def priors(sheet: Sheet) -> None:
     run = parts.sampler(sheet, models, text, size["LATENT"], options=options["options"], seed=42, **parts.DEMO)
     pictures = parts.decode(sheet, models, run)
     saved = sheet.add("LayerFusionSaveLayers", priors=run["priors"], filename_prefix="layerfusion/priors",
-                      **{name: pictures[name] for name in parts.LAYERS})
+                      **parts.outputs(pictures, parts.LAYERS))
     strip = sheet.add("LayerFusionPreviewPriors", priors=run["priors"])
     shown = sheet.add("PreviewImage", title="Structure | content | soft mask | hard mask", images=strip["image"])
     read = sheet.add("LayerFusionExtractPriors", foreground_model=models.foreground, foreground=text["foreground"],

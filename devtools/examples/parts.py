@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..sheet import BELOW, BLUE, GOLD, GREEN, PADDING, Area, Node, Output, Sheet
@@ -25,6 +26,11 @@ def file_of(name: str, folder: str, source: str = WEIGHTS) -> dict[str, str]:
     return {"name": name, "url": source + name, "directory": folder}
 
 
+def outputs(node: Node, names: Sequence[str]) -> dict[str, Any]:
+    """Outputs of a node by name, as the inputs of the same names of another."""
+    return {name: node[name] for name in names}
+
+
 class Models(NamedTuple):
     """The outputs that the other nodes need."""
 
@@ -46,7 +52,7 @@ def sdxl_models(sheet: Sheet) -> tuple[Models, list[Node]]:
     models = sheet.add("LayerFusionLoadModels", checkpoint=CHECKPOINT, foreground_weights=ATTENTION,
                        models=[file_of(CHECKPOINT, "checkpoints", SDXL), file_of(ATTENTION, "layer_model")])
     alpha = transparent_vae(sheet)
-    return Models(*(Output(models, slot) for slot in range(4)), Output(alpha, 0)), [models, alpha]
+    return Models(*(Output(models, slot) for slot in range(4)), transparent_vae=Output(alpha, 0)), [models, alpha]
 
 
 def transparent_vae(sheet: Sheet) -> Node:
@@ -60,20 +66,19 @@ def prompts(sheet: Sheet, models: Models, foreground: str, background: str, nega
 
 def sampler(sheet: Sheet, models: Models, text: Node, latent: Output, *, title: str | None = None, **widgets: Any) -> Node:
     """The all-in-one sampler with a text node's four prompts."""
-    conditionings = {name: text[name] for name in PROMPTS}
     return sheet.add("LayerFusionKSampler", title=title, base_model=models.base, foreground_model=models.foreground,
-                     latent_image=latent, **{**conditionings, **widgets})
+                     latent_image=latent, **{**outputs(text, PROMPTS), **widgets})
 
 
 def decode(sheet: Sheet, models: Models, latents: Node, title: str = "LayerFusion Decode", **more: Any) -> Node:
     """The three latents of a sampler as pictures. A shorter title than the node's own, so that it may be narrow."""
     return sheet.add("LayerFusionDecode", title=title, vae=models.vae, transparent_vae=models.transparent_vae,
-                     **({name: latents[name] for name in LAYERS if name not in more} | more))
+                     **(outputs(latents, [name for name in LAYERS if name not in more]) | more))
 
 
 def match(sheet: Sheet, pictures: Node, **more: Any) -> Node:
     """Layers that add up to the blended picture."""
-    return sheet.add("LayerFusionMatchLayers", **({name: pictures[name] for name in LAYERS} | more))
+    return sheet.add("LayerFusionMatchLayers", **(outputs(pictures, LAYERS) | more))
 
 
 def save(sheet: Sheet, pictures: Node, matched: Node, prefix: str, priors: Output | None, **more: Any) -> Node:
