@@ -17,7 +17,8 @@ from .console import Problem, say
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 NOBODY = "OWNER"
-FILES = ("pyproject.toml", "README.md", "CITATION.cff", "SECURITY.md", "CONTRIBUTING.md", ".github/ISSUE_TEMPLATE/config.yml")
+FILES = ("pyproject.toml", "README.md", "CITATION.cff", "SECURITY.md", "CONTRIBUTING.md", ".github/ISSUE_TEMPLATE/config.yml",
+         "web/docs/LayerFusionOptions.md")
 """Every file that names the repository."""
 ADDRESS = r"https://github\.com/([A-Za-z0-9][A-Za-z0-9-]*)/([A-Za-z0-9._-]+)"
 
