@@ -128,7 +128,8 @@ def sample_part(
     latent: as for `sample_layers`, or the rows of the part before, which know the regions. A part without steps gives its
     latent back.
     """
-    layout, samples = guider.settings.layout, latent.get("samples") if isinstance(latent, dict) else None
+    layout = guider.settings.layout
+    samples = latent.get("samples") if isinstance(latent, dict) else None
     if not part.add_noise and isinstance(samples, torch.Tensor) and not samples.any():
         raise ValueError(
             "add_noise is off and latent_image is empty, so there is nothing to denoise: switch add_noise on for the first part of "
