@@ -130,7 +130,7 @@ def sample_part(
     """
     layout = guider.settings.layout
     samples = latent.get("samples") if isinstance(latent, dict) else None
-    if not part.add_noise and isinstance(samples, torch.Tensor) and not samples.any():
+    if not part.add_noise and isinstance(samples, torch.Tensor) and torch.count_nonzero(samples) == 0:
         raise ValueError(
             "add_noise is off and latent_image is empty, so there is nothing to denoise: switch add_noise on for the first part of "
             "a run, and connect the latent of that part (with return_with_leftover_noise) to the next one"
