@@ -16,7 +16,7 @@ from . import packages, pins
 from .console import Problem, say
 from .packages import installed, python_in
 
-NEEDED = ["torch", "torchvision", "numpy", "pillow", "safetensors>=0.4.2", "transformers>=4.50", "diffusers>=0.31",
+NEEDED = ["torch", "torchvision", "numpy", "scipy>=1.10", "pillow", "safetensors>=0.4.2", "transformers>=4.50", "diffusers>=0.31",
           "accelerate", "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.8", "websocket-client>=1.7"]
 """What the demo's client, the reference engine and the test runner use beyond the host's own requirements."""
 HELPFUL = {"psd-tools>=1.26": (3, 11), "av>=14.2": (3, 10), "ruff>=0.6": (3, 10), "basedpyright>=1.31": (3, 10)}
@@ -28,6 +28,7 @@ IMPORTS = {
     "torchvision": "import torchvision",
     "torchaudio": "import torchaudio",
     "numpy": "import numpy",
+    "scipy": "from scipy import ndimage",
     "pillow": "import PIL.Image",
     "safetensors": "import safetensors.torch",
     "transformers": "from transformers import CLIPTextModel",

@@ -26,6 +26,12 @@ from .schema import node_schema
 Layers = io.Custom("LAYERS")
 
 
+def depth_problem(bit_depth: str) -> str | None:
+    """What is wrong with a bit depth, None when nothing is: older hosts let every value of a list through."""
+    depths = " or ".join(map(str, DEPTHS))
+    return None if bit_depth in map(str, DEPTHS) else f"bit_depth must be {depths}, got {bit_depth!r}"
+
+
 def _format(name: str, tooltip: str) -> io.Boolean.Input:
     return io.Boolean.Input(name, default=False, optional=True, tooltip=tooltip)
 
@@ -95,9 +101,12 @@ class LayerFusionSaveLayers(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str | None = None, psd: bool | None = False) -> bool | str:
+    def validate_inputs(
+        cls, filename_prefix: str | None = None, psd: bool | None = False, bit_depth: str | None = None
+    ) -> bool | str:
         """Says before the run what would keep its pictures from being saved. None: the value comes from another node."""
         problem = None if filename_prefix is None else prefix_problem(filename_prefix)
+        problem = problem or (None if bit_depth is None else depth_problem(bit_depth))
         return problem or (NO_PSD_TOOLS if psd and not has_psd_tools() else True)
 
     @classmethod
@@ -114,7 +123,7 @@ class LayerFusionSaveLayers(io.ComfyNode):
         priors: PriorRecord | None = None,
         effects: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        if problem := prefix_problem(filename_prefix):  # one that came from another node
+        if problem := prefix_problem(filename_prefix) or depth_problem(bit_depth):  # one that came from another node
             raise ValueError(problem)
         pictures = layer_pictures(foreground, background, blended, effects)
         texts = {} if args.disable_metadata else metadata_texts(cls.hidden.prompt, cls.hidden.extra_pnginfo)

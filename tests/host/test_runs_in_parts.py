@@ -18,7 +18,7 @@ QUIET = core.Noise_EmptyNoise()
 
 def layers(rows: dict) -> list[torch.Tensor]:
     """Foreground, background, blended samples of a guider's result."""
-    return [layer["samples"] for layer in LayerFusionSplitLatents.execute(rows).result]
+    return [layer["samples"] for layer in LayerFusionSplitLatents.execute(rows).result[:3]]
 
 
 def given(keep: float = 1.0) -> dict:
