@@ -14,6 +14,11 @@ NO_OBJECT = (
 )
 
 
+def prompt_input(name: str, tooltip: str, default: str | None = None) -> io.String.Input:
+    """A field for a prompt, with the page's {a|b} choices."""
+    return io.String.Input(name, multiline=True, dynamic_prompts=True, default=default, tooltip=tooltip)
+
+
 class LayerFusionTextEncode(io.ComfyNode):
     """Encodes the layers' prompts and remembers where the foreground's ends."""
 
@@ -22,26 +27,17 @@ class LayerFusionTextEncode(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionTextEncode",
             display_name="LayerFusion Text Encode",
-            category="LayerFusion",
             search_aliases=["layer prompts", "clip text encode", "transparent"],
             description="Encode one prompt per layer for the LayerFusion KSampler.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP of the SDXL checkpoint."),
-                io.String.Input(
-                    "foreground", multiline=True, dynamic_prompts=True,
-                    tooltip="The object alone, e.g. 'a glass bottle'. Do not name a scene here: it would end up in the cut-out.",
+                prompt_input(
+                    "foreground",
+                    "The object alone, e.g. 'a glass bottle'. Do not name a scene here: it would end up in the cut-out.",
                 ),
-                io.String.Input(
-                    "background", multiline=True, dynamic_prompts=True,
-                    tooltip="The scene without the object, e.g. 'a wooden table by a window'.",
-                ),
-                io.String.Input(
-                    "blended", multiline=True, dynamic_prompts=True, default="",
-                    tooltip="The whole picture. Leave empty for '{foreground}, {background}'.",
-                ),
-                io.String.Input(
-                    "negative", multiline=True, dynamic_prompts=True, default="", tooltip="What no layer should show."
-                ),
+                prompt_input("background", "The scene without the object, e.g. 'a wooden table by a window'."),
+                prompt_input("blended", "The whole picture. Leave empty for '{foreground}, {background}'.", ""),
+                prompt_input("negative", "What no layer should show.", ""),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="foreground", tooltip="For the transparent foreground."),

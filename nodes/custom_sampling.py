@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..layerfusion_core.host.sampling.foregrounds import conditionings, gathered, join_foregrounds
+from ..layerfusion_core.host.sampling.foregrounds import conditionings, gathered
 from ..layerfusion_core.host.sampling.guider import LayerFusionGuider, run_record
 from ..layerfusion_core.host.sampling.stacked import split_latent, stack_latent
 from ..layerfusion_core.method.options import AS_CFG, LayerFusionOptions
@@ -14,7 +14,7 @@ from ..layerfusion_core.method.streams import Layers
 from .floats import finite, float_input
 from .foregrounds import foreground_inputs
 from .options import Options, Priors
-from .per_layer import layer_outputs, negative_inputs, run_inputs, scale_inputs
+from .per_layer import layer_outputs, layer_results, negative_inputs, own_negatives, run_inputs, scale_inputs
 from .schema import node_schema
 
 
@@ -26,7 +26,6 @@ class LayerFusionGuiderNode(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionGuider",
             display_name="LayerFusion Guider",
-            category="LayerFusion",
             search_aliases=["layer", "transparent", "custom sampler", "cfg guider"],
             description="Guider for SamplerCustomAdvanced. Its latent must come from LayerFusion Stack Latents; Split Latents "
             "takes the result apart.",
@@ -51,7 +50,8 @@ class LayerFusionGuiderNode(io.ComfyNode):
         cfg_foreground=AS_CFG, cfg_background=AS_CFG, cfg_blended=AS_CFG, foregrounds=None,
     ) -> io.NodeOutput:  # fmt: skip
         streams = Layers(conditionings(foreground, foregrounds), blended, background)
-        negatives = Layers((negative_foreground,) * streams.layout.foreground_count, negative_blended, negative_background)
+        count = streams.layout.foreground_count
+        negatives = own_negatives(count, negative_foreground, negative_background, negative_blended)
         scales = {"cfg_foreground": cfg_foreground, "cfg_background": cfg_background, "cfg_blended": cfg_blended}
         own = {name: scale for name, scale in scales.items() if scale != AS_CFG}
         options = replace(options or LayerFusionOptions(), **own)
@@ -67,7 +67,6 @@ class LayerFusionStackLatents(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionStackLatents",
             display_name="LayerFusion Stack Latents",
-            category="LayerFusion",
             search_aliases=["layer", "latent batch"],
             description="Prepare a latent for a LayerFusion Guider: one noise for foreground, blended and background. Several "
             "foregrounds, and regions, are connected here as well. The last node before the sampler.",
@@ -96,7 +95,6 @@ class LayerFusionSplitLatents(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionSplitLatents",
             display_name="LayerFusion Split Latents",
-            category="LayerFusion",
             search_aliases=["layer", "latent from batch"],
             description="Take the layers out of what SamplerCustomAdvanced made of stacked latents.",
             inputs=[
@@ -115,6 +113,5 @@ class LayerFusionSplitLatents(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent, guider=None) -> io.NodeOutput:
-        layers = split_latent(latent)
         priors = None if guider is None else run_record(guider)
-        return io.NodeOutput(join_foregrounds(layers.foregrounds), layers.background, layers.blended, priors)
+        return io.NodeOutput(*layer_results(split_latent(latent)), priors)

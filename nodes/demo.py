@@ -17,7 +17,6 @@ class LayerFusionLoadDemo(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionLoadDemo",
             display_name="Load Demo Models",
-            category="LayerFusion",
             search_aliases=["layer", "transparent", "example", "test models", "no download"],
             description="A miniature SDXL with everything LayerFusion needs, shipped with the pack: everyday things in drawn "
             "places at 256 x 256, e.g. 'a red apple' on 'a wooden table'. Nothing is downloaded.",

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..layerfusion_core.host.sampling.conditioning import encode_prompt
 from ..layerfusion_core.host.sampling.foregrounds import Foreground
 from ..layerfusion_core.layers.regions import box_mask, joined, parse_parts
+from .conditioning import prompt_input
 from .floats import finite, float_input
 from .schema import node_schema
 
@@ -48,7 +49,6 @@ class LayerFusionAddForeground(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionAddForeground",
             display_name="LayerFusion Add Foreground",
-            category="LayerFusion",
             search_aliases=["several objects", "region", "regional", "layer"],
             description="One more foreground for the same run, a layer of its own. A region keeps each object at its own place; "
             "without regions all objects tend to the middle. Chain several nodes for more.",
@@ -102,27 +102,19 @@ class LayerFusionTextEncodeSeveral(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionTextEncodeSeveral",
             display_name="LayerFusion Text Encode (several)",
-            category="LayerFusion",
             search_aliases=["several objects", "regional prompts", "layer prompts"],
             description="Encode the prompts of several foregrounds with their regions, and of the other layers.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP of the SDXL checkpoint."),
-                io.String.Input(
-                    "foregrounds", multiline=True, dynamic_prompts=True, default=EXAMPLE,
-                    tooltip="One object per line, the rearmost first: prompt | region. The region is left, right, top, bottom, or "
+                prompt_input(
+                    "foregrounds",
+                    "One object per line, the rearmost first: prompt | region. The region is left, right, top, bottom, or "
                     "x, y, width, height as shares of the canvas: a red apple | 0, 0.2, 0.5, 0.8",
+                    EXAMPLE,
                 ),
-                io.String.Input(
-                    "background", multiline=True, dynamic_prompts=True,
-                    tooltip="The scene without the objects, e.g. 'a wooden table by a window'.",
-                ),
-                io.String.Input(
-                    "blended", multiline=True, dynamic_prompts=True, default="",
-                    tooltip="The whole picture. Leave empty for all foregrounds and the background, joined.",
-                ),
-                io.String.Input(
-                    "negative", multiline=True, dynamic_prompts=True, default="", tooltip="What no layer should show."
-                ),
+                prompt_input("background", "The scene without the objects, e.g. 'a wooden table by a window'."),
+                prompt_input("blended", "The whole picture. Leave empty for all foregrounds and the background, joined.", ""),
+                prompt_input("negative", "What no layer should show.", ""),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="foreground", tooltip="For the first, rearmost foreground."),

@@ -43,7 +43,6 @@ class LayerFusionGivenLayers(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionGivenLayers",
             display_name="LayerFusion Given Layers",
-            category="LayerFusion",
             search_aliases=[
                 "layer", "inpaint", "relight", "harmonize", "background removal", "background replace",
                 "separate layers",
@@ -109,7 +108,6 @@ class LayerFusionPlaceForeground(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionPlaceForeground",
             display_name="Place Foreground",
-            category="LayerFusion",
             search_aliases=["layer", "cutout", "move", "scale", "transform", "rgba", "png"],
             description="Move and scale a cut-out on a transparent canvas before LayerFusion Encode: the next run then "
             "harmonises it at its new place.",

@@ -34,7 +34,6 @@ class LayerFusionLoadModels(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionLoadModels",
             display_name="Load LayerFusion Models",
-            category="LayerFusion",
             search_aliases=["layerdiffuse", "transparent", "load checkpoint", "layer_xl_transparent_attn"],
             description=(
                 "Loads an SDXL checkpoint and LayerDiffuse's foreground weights. The foreground model shares the "
@@ -101,7 +100,6 @@ class LayerFusionApplyForeground(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionApplyForeground",
             display_name="Apply Foreground Weights (LayerDiffuse)",
-            category="LayerFusion",
             search_aliases=["layerdiffuse", "layer diffusion", "transparent", "layer_xl_transparent_attn"],
             description=(
                 "Turns an SDXL model into a foreground model: it draws the object alone, on grey, ready for the "

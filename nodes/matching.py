@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..layerfusion_core.layers.compositing import difference_map
 from ..layerfusion_core.layers.matching import CLEANLINESS, flattened, match_layers
 from .floats import finite, float_input
-from .pictures import check_pictures
+from .pictures import check_pictures, picture_inputs
 from .schema import node_schema
 
 
@@ -20,18 +20,11 @@ class LayerFusionMatchLayers(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionMatchLayers",
             display_name="LayerFusion Match Layers",
-            category="LayerFusion",
             search_aliases=["layer", "shadow", "light", "relight", "harmonize", "decompose", "cutout"],
             description="Makes the layers add up to the blended picture: the foreground gets the colour it has there, and "
             "shadow, glow and reflection become a layer of their own between background and foreground.",
             inputs=[
-                io.Image.Input(
-                    "foreground", tooltip="The foreground, or foregrounds, with alpha (RGBA) from LayerFusion Decode."
-                ),
-                io.Image.Input("background", tooltip="The background from LayerFusion Decode."),
-                io.Image.Input(
-                    "blended", tooltip="The blended picture from LayerFusion Decode: what is to be matched."
-                ),
+                *picture_inputs("The blended picture from LayerFusion Decode: what is to be matched."),
                 float_input(
                     "cleanliness",
                     default=CLEANLINESS,

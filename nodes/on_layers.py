@@ -29,7 +29,6 @@ class LayerFusionConditionOnLayers(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionConditionOnLayers",
             display_name="LayerFusion Condition on Layers",
-            category="LayerFusion",
             search_aliases=["layerdiffuse", "layer diffusion", "fg2ble", "bg2ble", "fgble2bg", "bgble2fg", "layer"],
             description="LayerDiffuse's own steps, for the stock KSampler: a blended picture around a foreground or in a "
             "background, then the layer that is missing. The weights belong into models/layer_model; get "

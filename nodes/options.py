@@ -22,7 +22,6 @@ class LayerFusionOptionsNode(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionOptions",
             display_name="LayerFusion Options",
-            category="LayerFusion",
             search_aliases=["layer", "settings", "blending"],
             description="How the layers exchange information while they are denoised. Without this node the defaults hold.",
             inputs=[

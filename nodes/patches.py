@@ -16,7 +16,6 @@ class LayerFusionLimitPatches(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionLimitPatches",
             display_name="Limit Patches to Layers",
-            category="LayerFusion",
             search_aliases=["ipadapter", "attention mask", "layer"],
             description="Make what a node like IPAdapter does to attention act on chosen layers of a LayerFusion run.",
             inputs=[

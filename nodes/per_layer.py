@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..layerfusion_core.host.sampling.foregrounds import join_foregrounds
 from ..layerfusion_core.method.options import AS_CFG
+from ..layerfusion_core.method.streams import Layers
 from .floats import float_input
 
 LAYERS = {"foreground": "foreground", "background": "background", "blended": "blended picture"}
@@ -40,6 +42,16 @@ def layer_outputs() -> list[io.Output]:
         io.Latent.Output(display_name="background", tooltip="The scene without the object."),
         io.Latent.Output(display_name="blended", tooltip="The whole picture."),
     ]
+
+
+def layer_results(layers: Layers) -> tuple[dict, dict, dict]:
+    """The layers' latents for the sockets of `layer_outputs`."""
+    return join_foregrounds(layers.foregrounds), layers.background, layers.blended
+
+
+def own_negatives(count: int, foreground: list | None, background: list | None, blended: list | None) -> Layers:
+    """What came in by `negative_inputs`, for a run of `count` foregrounds, which share theirs."""
+    return Layers((foreground,) * count, blended, background)
 
 
 def negative_inputs() -> list[io.Conditioning.Input]:

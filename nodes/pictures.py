@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import torch
+from comfy_api.latest import io
 
 LAYERS = ("foreground", "background", "blended")
+
+
+def picture_inputs(blended: str = "The blended picture from LayerFusion Decode.") -> list[io.Image.Input]:
+    """foreground, background, blended: the layers' pictures; `blended`: that one's tooltip."""
+    return [
+        io.Image.Input("foreground", tooltip="The foreground, or foregrounds, with alpha (RGBA) from LayerFusion Decode."),
+        io.Image.Input("background", tooltip="The background from LayerFusion Decode."),
+        io.Image.Input("blended", tooltip=blended),
+    ]
 
 
 def check_pictures(*pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..layerfusion_core.method.prior_maps import PriorRecord
 from .notices import notice
 from .options import Priors
+from .pictures import picture_inputs
 from .save import Layers, layer_document, layer_pictures, opaque, written
 from .schema import node_schema
 
@@ -22,15 +23,10 @@ class LayerFusionPreviewLayers(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionPreviewLayers",
             display_name="Preview Layers",
-            category="LayerFusion",
             search_aliases=["layer", "transparent", "rgba", "preview image"],
             description="Shows the layers as Save Layers does, and keeps nothing: for trials. Its files are temporary.",
             inputs=[
-                io.Image.Input(
-                    "foreground", tooltip="The foreground, or foregrounds, with alpha (RGBA) from LayerFusion Decode."
-                ),
-                io.Image.Input("background", tooltip="The background from LayerFusion Decode."),
-                io.Image.Input("blended", tooltip="The blended picture from LayerFusion Decode."),
+                *picture_inputs(),
                 Priors.Input(
                     "priors",
                     optional=True,

@@ -22,7 +22,6 @@ class LayerFusionExtractPriors(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionExtractPriors",
             display_name="Extract Priors",
-            category="LayerFusion",
             search_aliases=["layer", "attention map", "mask", "saliency"],
             description="Structure and content confidence prior of a foreground latent at one noise level, and their masks.",
             inputs=[
@@ -63,7 +62,6 @@ class LayerFusionPreviewPriors(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionPreviewPriors",
             display_name="Preview Priors",
-            category="LayerFusion",
             search_aliases=["layer", "attention map", "mask", "heatmap"],
             description="Structure | content | soft mask | hard mask of one step of a LayerFusion KSampler run, blue = 0, red = 1.",
             inputs=[

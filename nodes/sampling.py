@@ -5,7 +5,7 @@ from __future__ import annotations
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..layerfusion_core.host.sampling.foregrounds import gathered, join_foregrounds
+from ..layerfusion_core.host.sampling.foregrounds import gathered
 from ..layerfusion_core.host.sampling.guider import LayerFusionGuider
 from ..layerfusion_core.host.sampling.ksampler import Part, sample_layers, sample_part
 from ..layerfusion_core.host.sampling.stacked import split_latent
@@ -14,7 +14,7 @@ from ..layerfusion_core.method.streams import Layers
 from .floats import finite, float_input
 from .foregrounds import foreground_inputs
 from .options import Options, Priors
-from .per_layer import layer_outputs, negative_inputs, run_inputs
+from .per_layer import layer_outputs, layer_results, negative_inputs, own_negatives, run_inputs
 from .schema import node_schema
 
 SWITCH = ["enable", "disable"]
@@ -46,7 +46,6 @@ class LayerFusionKSampler(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionKSampler",
             display_name="LayerFusion KSampler",
-            category="LayerFusion",
             search_aliases=["layer", "transparent", "rgba", "alpha", "cutout", "layerdiffuse"],
             description="Generate a transparent foreground, a clean background and a blended picture in one sampling run.",
             inputs=[
@@ -86,10 +85,10 @@ class LayerFusionKSampler(io.ComfyNode):
         layers, priors = sample_layers(
             base_model, foreground_model, Layers(conditionings, blended, background), negative, latent_image,
             seed, steps, cfg, sampler_name, scheduler, denoise, options or LayerFusionOptions(),
-            Layers((negative_foreground,) * len(conditionings), negative_blended, negative_background),
+            own_negatives(len(conditionings), negative_foreground, negative_background, negative_blended),
             regions=regions, own=own,
         )  # fmt: skip
-        return io.NodeOutput(join_foregrounds(layers.foregrounds), layers.background, layers.blended, priors)
+        return io.NodeOutput(*layer_results(layers), priors)
 
 
 class LayerFusionKSamplerAdvanced(io.ComfyNode):
@@ -100,7 +99,6 @@ class LayerFusionKSamplerAdvanced(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionKSamplerAdvanced",
             display_name="LayerFusion KSampler (Advanced)",
-            category="LayerFusion",
             search_aliases=["layer", "transparent", "refiner", "start_at_step", "leftover noise", "two passes"],
             description="LayerFusion KSampler for a part of the steps, as KSampler (Advanced): a run may go on in another one, "
             "with other models, prompts or options.",
@@ -153,9 +151,8 @@ class LayerFusionKSamplerAdvanced(io.ComfyNode):
         guider = LayerFusionGuider(
             base_model, foreground_model, Layers(conditionings, blended, background), negative, cfg,
             options or LayerFusionOptions(),
-            Layers((negative_foreground,) * len(conditionings), negative_blended, negative_background),
+            own_negatives(len(conditionings), negative_foreground, negative_background, negative_blended),
         )  # fmt: skip
         part = Part(start_at_step, end_at_step, add_noise == "enable", return_with_leftover_noise == "enable")
         latent, priors = sample_part(guider, latent_image, noise_seed, steps, sampler_name, scheduler, part, regions, own)
-        layers = split_latent(latent)
-        return io.NodeOutput(join_foregrounds(layers.foregrounds), layers.background, layers.blended, priors, latent)
+        return io.NodeOutput(*layer_results(split_latent(latent)), priors, latent)

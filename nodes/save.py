@@ -16,11 +16,11 @@ from ..layerfusion_core.layers.compositing import alpha_over, difference_map
 from ..layerfusion_core.layers.export import LayerSet, PartlySaved, foreground_endings, metadata_texts, save_set
 from ..layerfusion_core.layers.export_formats import DEPTHS, NO_PSD_TOOLS, has_psd_tools, layer_order, writers
 from ..layerfusion_core.method.prior_maps import PriorRecord
-from ..layerfusion_core.vae.decode import OPAQUE, OPAQUE_SHARE
+from ..layerfusion_core.vae.decode import OPAQUE_SHARE, opaque_share
 from .floats import finite, float_input
 from .notices import notice
 from .options import Priors
-from .pictures import check_effects, check_pictures
+from .pictures import check_effects, check_pictures, picture_inputs
 from .schema import node_schema
 
 Layers = io.Custom("LAYERS")
@@ -44,7 +44,6 @@ class LayerFusionSaveLayers(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionSaveLayers",
             display_name="Save Layers (PNG, PSD, RGBA)",
-            category="LayerFusion",
             search_aliases=[
                 "layer", "transparent", "png", "rgba", "alpha", "psd", "photoshop", "openraster", "ora", "krita",
                 "gimp", "webp", "save image",
@@ -55,11 +54,7 @@ class LayerFusionSaveLayers(io.ComfyNode):
                 "foreground_1 (the rearmost), foreground_2 ... Never overwrites."
             ),
             inputs=[
-                io.Image.Input(
-                    "foreground", tooltip="The foreground, or foregrounds, with alpha (RGBA) from LayerFusion Decode."
-                ),
-                io.Image.Input("background", tooltip="The background from LayerFusion Decode."),
-                io.Image.Input("blended", tooltip="The blended picture from LayerFusion Decode."),
+                *picture_inputs(),
                 io.String.Input(
                     "filename_prefix",
                     default="LayerFusion",
@@ -149,7 +144,7 @@ def opaque(foreground: torch.Tensor) -> str | None:
             "Foreground is opaque: it has no alpha channel. VAE Decode gives such pictures; connect the foreground of LayerFusion "
             "Decode, which cuts the object out."
         )
-    if bool((foreground[..., 3] >= OPAQUE).float().mean() >= OPAQUE_SHARE):
+    if bool(opaque_share(foreground[..., 3]).mean() >= OPAQUE_SHARE):
         return "Foreground is opaque: nothing was cut out. LayerFusion Decode says what the likely causes are."
     return None
 
@@ -228,7 +223,6 @@ class LayerFusionComposite(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionComposite",
             display_name="Composite Layers",
-            category="LayerFusion",
             search_aliases=["layer", "alpha over", "blend images", "paste", "rgba"],
             description=(
                 "Lays the transparent foreground over a background (any background of the same size), and shows where "

@@ -10,5 +10,5 @@ _FIELDS = {field.name for field in fields(io.Schema)}
 
 
 def node_schema(**values) -> io.Schema:
-    """io.Schema without the fields that an older host does not have yet (search_aliases came with 0.10)."""
-    return io.Schema(**{name: value for name, value in values.items() if name in _FIELDS})
+    """io.Schema in the pack's one category, without the fields that an older host does not have yet (search_aliases: 0.10)."""
+    return io.Schema(category="LayerFusion", **{name: value for name, value in values.items() if name in _FIELDS})

@@ -42,7 +42,6 @@ class LayerFusionLoadTransparentVAE(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionLoadTransparentVAE",
             display_name="Load Transparent VAE",
-            category="LayerFusion",
             search_aliases=["layerdiffuse", "transparent", "alpha", "rgba", "vae_transparent_decoder"],
             description=(
                 "Loads the network that turns a foreground latent into colour and alpha. The files belong into "
@@ -103,7 +102,6 @@ class LayerFusionDecode(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionDecode",
             display_name="LayerFusion Decode (RGBA, Alpha)",
-            category="LayerFusion",
             search_aliases=[
                 "layerdiffuse decode", "transparent", "rgba", "alpha", "cutout", "vae decode",
                 "png",
@@ -246,7 +244,6 @@ class LayerFusionEncode(io.ComfyNode):
         return node_schema(
             node_id="LayerFusionEncode",
             display_name="LayerFusion Encode (Cutout)",
-            category="LayerFusion",
             search_aliases=["layerdiffuse encode", "transparent", "rgba", "alpha", "cutout", "vae encode", "png"],
             description=(
                 "Turns a picture with transparency into a foreground latent: colour is padded under the transparent "

@@ -1,20 +1,23 @@
 /** Shows what a node has to say about its result: one line on the node, the whole on hover. Stays until the node runs again. */
-import { app } from "/scripts/app.js";
-import { api } from "/scripts/api.js";
 
-const WITH_VIEWER = ["LayerFusionSaveLayers", "LayerFusionPreviewLayers"]; // which says it in its caption
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { VIEWED } from "./viewer_model.mjs";
+
 const WIDGET = "layerfusion_notice";
 const HEIGHT = 22;
 const STYLE =
   "box-sizing:border-box;height:20px;padding:0 8px;border:1px solid #b8860b;border-radius:4px;color:#e8b84a;" +
   "font:12px sans-serif;line-height:18px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis";
 
-const speaks = ({ constructor: { comfyClass } }) => comfyClass?.startsWith("LayerFusion") && !WITH_VIEWER.includes(comfyClass);
+/** A viewer says it in its caption. */
+const speaks = ({ constructor: { comfyClass } }) => comfyClass?.startsWith("LayerFusion") && !VIEWED.includes(comfyClass);
 const element = (node) => node.widgets?.find(({ name }) => name === WIDGET)?.element;
 
 function show(node, notices) {
-  const line = element(node) ?? document.createElement("div");
-  if (!line.parentNode && !element(node)) {
+  let line = element(node);
+  if (!line) {
+    line = document.createElement("div");
     line.style.cssText = STYLE;
     line.setAttribute("role", "status");
     const widget = node.addDOMWidget(WIDGET, "div", line, {

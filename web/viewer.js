@@ -4,9 +4,8 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { ACTIONS } from "./viewer_actions.mjs";
 import { ViewerElement } from "./viewer_element.mjs";
-import { outputKey, setsOfHistory, viewPath } from "./viewer_model.mjs";
+import { outputKey, setsOfHistory, VIEWED, viewPath } from "./viewer_model.mjs";
 
-const NODES = ["LayerFusionSaveLayers", "LayerFusionPreviewLayers"];
 const PSD = "/layerfusion/psd";
 const RUNS = 32; // of the server's history that are looked through for pictures
 const SIZE = { minHeight: 340, minWidth: 260 };
@@ -41,10 +40,11 @@ function menuItems(node) {
 async function recall(node) {
   const viewer = viewers.get(node);
   if (!viewer || viewer.model.sets.length) return;
-  const alike = app.graph && [...viewers.keys()].filter((other) => other.comfyClass === node.comfyClass);
   const answer = await api.fetchApi(`/history?max_items=${RUNS}`);
-  const root = app.rootGraph ?? app.graph;
-  const sets = answer.ok && setsOfHistory(await answer.json(), root.id, node.comfyClass, alike.length === 1 ? null : node.id);
+  if (!answer.ok) return;
+  const alike = [...viewers.keys()].filter((other) => other.comfyClass === node.comfyClass);
+  const { id } = app.rootGraph ?? app.graph;
+  const sets = setsOfHistory(await answer.json(), id, node.comfyClass, alike.length === 1 ? null : node.id);
   if (sets && !viewer.model.sets.length) viewer.show(sets);
 }
 
@@ -60,7 +60,7 @@ app.registerExtension({
   name: "LayerFusion.Viewer",
 
   nodeCreated(node) {
-    if (!NODES.includes(node.constructor.comfyClass)) return;
+    if (!VIEWED.includes(node.constructor.comfyClass)) return;
     const viewer = new ViewerElement(address, fetchPsd);
     passThrough(viewer.element);
     const options = { serialize: false, hideOnZoom: false };

@@ -106,7 +106,7 @@ export class ViewerElement {
     this.next = this.#button("next", "›", () => this.model.turn(1));
     this.count = make("span", {});
     this.pager = group("pager", "Pictures of the batch", this.back, this.count, this.next);
-    this.actions = Object.entries(ACTIONS).map(([name, { act }]) => {
+    this.actions = Object.keys(ACTIONS).map((name) => {
       const button = make("button", { type: "button", className: `action ${name}` });
       button.addEventListener("click", () => this.act(name));
       return button;

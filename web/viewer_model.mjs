@@ -1,5 +1,8 @@
 /** What the viewer shows, without a page: the files of a run and the user's choices in, plain descriptions out. */
 
+/** The nodes that have a viewer, by their class. */
+export const VIEWED = ["LayerFusionSaveLayers", "LayerFusionPreviewLayers"];
+
 const LAYERS = ["blended", "foreground", "effects", "background"]; // top to bottom; several foregrounds are foreground_1, ...
 export const SEGMENTS = ["blended", "foreground", "background", "alpha", "masks"]; // keys 1 to 5
 export const MASKS = ["structure", "content", "soft", "hard"];

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..sheet import BLUE, GOLD, RED, Node, Sheet
+from ..sheet import Node, Sheet
 from . import parts
 
 DEMO_NOTE = """**Nothing to download: press Run.**
@@ -58,12 +58,5 @@ def _three_layers(sheet: Sheet, models: parts.Models, loaders: list[Node], size:
                   after: str, **widgets: Any) -> None:
     options = sheet.add("LayerFusionOptions")
     run = parts.sampler(sheet, models, text, size["LATENT"], options=options["options"], seed=42, after=after, **widgets)
-    pictures = parts.decode(sheet, models, run)
-    matched = parts.match(sheet, pictures)
-    saved = parts.save(sheet, pictures, matched, prefix, run["priors"])
-    first = sheet.place((0, 0), loaders, width=320, title="1  Models", color=BLUE)
-    sheet.place(first.below, [note], width=first.width)
-    second = sheet.place(first.right, [text], width=360, title="2  One prompt per layer", color=GOLD)
-    sheet.place(second.below, [options], width=360, title="Options (these are the defaults)", color=GOLD)
-    third = sheet.place(second.right, [size, run], width=320, title="3  Size and one sampling run", color=RED)
-    parts.result(sheet, third.right, "4  Three layers", pictures, matched, saved)
+    titles = ("2  One prompt per layer", "4  Three layers")
+    parts.four_groups(sheet, models, loaders, note, size, text, run, prefix, titles, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..sheet import BELOW, BLUE, GOLD, GREEN, PADDING, Area, Node, Output, Sheet
+from ..sheet import BELOW, BLUE, GOLD, GREEN, PADDING, RED, Area, Node, Output, Sheet
 
 LAYERS = ("foreground", "background", "blended")
 PROMPTS = (*LAYERS, "negative")
@@ -94,6 +94,24 @@ def result(sheet: Sheet, at: tuple[int, int], title: str, pictures: Node, matche
     area = upper._replace(height=lower.y + lower.height + PADDING - upper.y)
     sheet.groups[-1]["bounding"] = list(area)
     return area
+
+
+def four_groups(sheet: Sheet, models: Models, loaders: list[Node], note: Node, size: Node, text: Node, run: Node, prefix: str,
+                titles: tuple[str, str], options: Node | None = None) -> None:
+    """Lays out a whole graph around its run: models and note, prompts (and options), size and run, the layers.
+
+    titles: of the second and the fourth group.
+    """
+    pictures = decode(sheet, models, run)
+    matched = match(sheet, pictures)
+    saved = save(sheet, pictures, matched, prefix, run["priors"])
+    first = sheet.place((0, 0), loaders, width=320, title="1  Models", color=BLUE)
+    sheet.place(first.below, [note], width=first.width)
+    second = sheet.place(first.right, [text], width=360, title=titles[0], color=GOLD)
+    if options is not None:
+        sheet.place(second.below, [options], width=360, title="Options (these are the defaults)", color=GOLD)
+    third = sheet.place(second.right, [size, run], width=320, title="3  Size and one sampling run", color=RED)
+    result(sheet, third.right, titles[1], pictures, matched, saved)
 
 
 def start(sheet: Sheet, models: list[Node], size: Node, text: Node, width: int = 340) -> Area:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..sheet import BLUE, GOLD, RED, Node, Sheet
+from ..sheet import Node, Sheet
 from . import parts
 
 DEMO_NOTE = """**Nothing to download: press Run.**
@@ -53,11 +53,5 @@ def _several(sheet: Sheet, models: parts.Models, loaders: list[Node], size: Node
              after: str, **widgets: Any) -> None:  # fmt: skip
     several = {"foregrounds": text["foregrounds"], "region": text["region"], "vae": models.vae}
     run = parts.sampler(sheet, models, text, size["LATENT"], seed=42, after=after, **several, **widgets)
-    pictures = parts.decode(sheet, models, run)
-    matched = parts.match(sheet, pictures)
-    saved = parts.save(sheet, pictures, matched, prefix, run["priors"])
-    first = sheet.place((0, 0), loaders, width=320, title="1  Models", color=BLUE)
-    sheet.place(first.below, [note], width=first.width)
-    second = sheet.place(first.right, [text], width=360, title="2  A line per object, with its place", color=GOLD)
-    third = sheet.place(second.right, [size, run], width=320, title="3  Size and one sampling run", color=RED)
-    parts.result(sheet, third.right, "4  Background, both objects, blended picture", pictures, matched, saved)
+    titles = ("2  A line per object, with its place", "4  Background, both objects, blended picture")
+    parts.four_groups(sheet, models, loaders, note, size, text, run, prefix, titles)

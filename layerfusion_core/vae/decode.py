@@ -127,6 +127,11 @@ LIKELY_CAUSES = (
 )
 
 
+def opaque_share(alpha: Tensor) -> Tensor:
+    """The share of each alpha (B, ...), 1 = opaque, that is (nearly) opaque, (B,)."""
+    return (alpha >= OPAQUE).float().flatten(1).mean(dim=1)
+
+
 def effect_warning(pixels: Tensor, alpha: Tensor) -> str | None:
     """What is wrong when foregrounds do not look transparent, with the likely causes in order; None when they do.
 
@@ -134,7 +139,7 @@ def effect_warning(pixels: Tensor, alpha: Tensor) -> str | None:
     mid-grey around the object. alpha: (B, 1, H, W), 1 = opaque. A picture counts as failed when at least 99 % of it has
     alpha >= 0.98, or when less than a quarter of its border is within 0.12 of mid-grey (each colour channel).
     """
-    opaque = (alpha >= OPAQUE).float().mean(dim=(1, 2, 3))  # (B,)
+    opaque = opaque_share(alpha)
     band = max(1, min(pixels.shape[-2:]) // 32)
     border = torch.ones(pixels.shape[-2:], dtype=torch.bool, device=pixels.device)
     border[band:-band, band:-band] = False
