@@ -1,6 +1,6 @@
 """The example graphs, and the one-node blueprints: drawn by code, so that nobody edits their JSON by hand.
 
-``python -m devtools.examples URL`` writes example_workflows/*.json and subgraphs/*.json from a running server, for example
+``python -m devtools.examples URL`` writes workflows/*.json and subgraphs/*.json from a running server, for example
 http://127.0.0.1:8188 of ``dev.py serve``. `GRAPHS` names them in the order in which they are offered; their pictures are
 made by ``dev.py pictures thumbnails``.
 """
@@ -16,7 +16,7 @@ from ..graph import Graph
 from ..sheet import Sheet
 from . import blueprints, first, given, layerdiffuse, more, several
 
-FOLDER = "example_workflows"
+FOLDER = "workflows"
 GRAPHS: dict[str, tuple[str, Callable[[Sheet], None]]] = {
     "demo": ("Three layers (demo, no download)", first.demo),
     "sdxl": ("Three layers (SDXL)", first.sdxl),

@@ -13,7 +13,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MEBIBYTE = 2**20
-SHIPPED = {"web", "locales", "example_workflows", "subgraphs", "demo", "nodes", "layerfusion_core"}
+SHIPPED = {"web", "locales", "workflows", "subgraphs", "demo", "nodes", "layerfusion_core"}
 """Folders of the archive, as far as the checkout has them."""
 
 
@@ -63,7 +63,7 @@ def test_everything_that_a_user_needs_is_in(packed):
     for folder in SHIPPED - {"demo"} | {"demo/models"}:
         wanted |= below(folder) if (CHECKOUT / folder).is_dir() else set()
     assert len(below("web/docs", "*.md")) >= 19 and len(below("demo/models", "*.safetensors")) == 5
-    assert len(below("example_workflows", "*.json")) == len(below("example_workflows", "*.jpg")) >= 9
+    assert len(below("workflows", "*.json")) == len(below("workflows", "*.jpg")) >= 9
     assert wanted - packed == set()
 
 
