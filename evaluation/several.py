@@ -1,6 +1,6 @@
 """Several foregrounds in one run of the demo's models: is every object in its own cut-out, at its place, and in the picture?
 
-python evaluation --host ~/comfy/ComfyUI several DIR [--two N] [--three N] [--shard I/N]     makes pictures in DIR
+python evaluation --host ~/comfy/ComfyUI several DIR [--two N] [--three N] [--kinds a,b] [--shard I/N]   makes pictures in DIR
 python evaluation several DIR --judge          judges them with the classifier of `truth`, writes several.md and several.jpg
 """
 
@@ -83,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--two", type=int, default=50)
     parser.add_argument("--three", type=int, default=20)
+    parser.add_argument("--kinds", default=",".join(LABELS), help="only these: %(default)s")
     parser.add_argument("--steps", type=int, default=models.DEMO.steps)
     parser.add_argument("--shard", default="1/1", help="I/N: only every N-th run, from the I-th")
     parser.add_argument("--judge", action="store_true")
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    every = scenes(options.two, options.three)
+    every = [scene for scene in scenes(options.two, options.three) if scene.kind in options.kinds.split(",")]
     if options.judge:
         made = [scene for scene in every if (options.out / f"{scene.name}-blended.png").is_file()]
         model = truth.classifier_of(options.out, options.quick)
