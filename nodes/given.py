@@ -11,7 +11,8 @@ from ..layerfusion_core.host.sampling.given_layers import given_latent
 from ..layerfusion_core.layers.placing import place
 from ..layerfusion_core.method.streams import Layers
 from .floats import finite, float_input
-from .pictures import check_effects
+from .notices import notice
+from .pictures import check_effects, opaque_cutout
 from .schema import node_schema
 
 
@@ -174,4 +175,4 @@ class LayerFusionPlaceForeground(io.ComfyNode):
             film: torch.Tensor = check_effects(effects, image)
             color, cover = place(film[..., :3], film[..., 3], size, x, y, scale, about=own)
             light = torch.cat([color, cover[..., None]], dim=-1)
-        return io.NodeOutput(placed, 1.0 - alpha, light)
+        return io.NodeOutput(placed, 1.0 - alpha, light, ui=notice(opaque_cutout(own)))

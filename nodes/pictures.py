@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
+from ..layerfusion_core.vae.findings import opaque_finding
+
 LAYERS = ("foreground", "background", "blended")
 
 
@@ -52,3 +54,9 @@ def check_effects(effects: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
             "Match Layers makes of the same layers."
         )
     return effects
+
+
+def opaque_cutout(alpha: torch.Tensor) -> str | None:
+    """What to say of pictures with alpha (B, H, W), 1 = opaque, that are no cut-outs; None when all are."""
+    found = opaque_finding(alpha)
+    return found and f"{found} Nothing of it is cut out; in a MASK 1 (white) means transparent: invert one that is the other way."

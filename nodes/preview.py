@@ -58,4 +58,4 @@ class LayerFusionPreviewLayers(io.ComfyNode):
         pictures = layer_pictures(foreground, background, blended, effects)
         prefix = f"LayerFusion_{uuid.uuid4().hex[:8]}"  # numbers start anew in each session, pages cache by name
         shown = written(pictures, priors, "temp", prefix, {})
-        return io.NodeOutput(layer_document(pictures), ui=shown | (notice(opaque(foreground)) or {}))
+        return io.NodeOutput(layer_document(pictures), ui=shown | (notice(opaque(foreground, len(blended))) or {}))

@@ -16,7 +16,7 @@ from ..layerfusion_core.layers.compositing import alpha_over, difference_map
 from ..layerfusion_core.layers.export import LayerSet, PartlySaved, foreground_endings, metadata_texts, save_set
 from ..layerfusion_core.layers.export_formats import DEPTHS, NO_PSD_TOOLS, has_psd_tools, layer_order, writers
 from ..layerfusion_core.method.prior_maps import PriorRecord
-from ..layerfusion_core.vae.decode import OPAQUE_SHARE, opaque_share
+from ..layerfusion_core.vae.findings import opaque_finding
 from .floats import finite, float_input
 from .notices import notice
 from .options import Priors
@@ -124,7 +124,7 @@ class LayerFusionSaveLayers(io.ComfyNode):
         texts = {} if args.disable_metadata else metadata_texts(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         formats = {"psd": psd, "ora": ora, "webp": webp, "depth": int(bit_depth)}
         shown = written(pictures, priors, "output", filename_prefix, texts, **formats)
-        return io.NodeOutput(layer_document(pictures), ui=shown | (notice(opaque(foreground)) or {}))
+        return io.NodeOutput(layer_document(pictures), ui=shown | (notice(opaque(foreground, len(blended))) or {}))
 
 
 def layer_pictures(
@@ -137,16 +137,16 @@ def layer_pictures(
     return pictures if effects is None else pictures | {"effects": check_effects(effects, blended)}
 
 
-def opaque(foreground: torch.Tensor) -> str | None:
-    """What to say of a foreground without transparency, None when it has some. (B, H, W, 3 | 4)."""
+def opaque(foreground: torch.Tensor, pictures: int) -> str | None:
+    """What to say of foregrounds (B, H, W, 3 | 4) of so many pictures without transparency, None when all have some."""
     if foreground.shape[-1] == 3:
         return (
             "Foreground is opaque: it has no alpha channel. VAE Decode gives such pictures; connect the foreground of LayerFusion "
             "Decode, which cuts the object out."
         )
-    if bool(opaque_share(foreground[..., 3]).mean() >= OPAQUE_SHARE):
-        return "Foreground is opaque: nothing was cut out. LayerFusion Decode says what the likely causes are."
-    return None
+    found = opaque_finding(foreground[..., 3], len(foreground) // pictures)
+    causes = "Where the object fills the picture, nothing is wrong; otherwise LayerFusion Decode says what the likely causes are."
+    return found and f"{found} {causes}"
 
 
 def written(

@@ -20,14 +20,16 @@ from ..layerfusion_core.host.models.transparent_vae import (
     TransparentVAE,
     load_transparent_vae,
 )
-from ..layerfusion_core.host.sampling.foregrounds import emptied
+from ..layerfusion_core.host.sampling.foregrounds import emptied, empty_pixels, foreground_count
 from ..layerfusion_core.host.sampling.given_layers import given_picture
 from ..layerfusion_core.host.sampling.stacked import LAYER_KEY
 from ..layerfusion_core.layers.keep import paste_pixels
-from ..layerfusion_core.vae.decode import ENSEMBLES, effect_warning
+from ..layerfusion_core.vae.decode import ENSEMBLES
 from ..layerfusion_core.vae.encode import OFFSET_SCALE
+from ..layerfusion_core.vae.findings import effect_warning
 from .floats import finite, float_input
 from .notices import notice
+from .pictures import opaque_cutout
 from .schema import node_schema
 
 TransparentVae = io.Custom("LAYERFUSION_TRANSPARENT_VAE")
@@ -173,7 +175,7 @@ class LayerFusionDecode(io.ComfyNode):
         samples = {"foreground": foreground, "background": background, "blended": blended}
         for name, latent in samples.items():
             check_latent(name, latent)
-            check_layer(name, latent)
+        check_layers(samples)
         pictures_given = {"foreground": given_foreground, "background": given_background, "blended": given_blended}
         given = {
             name: given_picture(name, picture, samples[name], 4 if name == "foreground" else 3)
@@ -192,12 +194,14 @@ class LayerFusionDecode(io.ComfyNode):
             tile_size,
         )
 
-        message = effect_warning(pictures["foreground"].movedim(-1, 1), alpha[:, None])
+        decoded, empty = pictures["foreground"].movedim(-1, 1), empty_pixels(alpha, foreground)
         alpha = emptied(alpha, foreground)
         pictures["foreground"] = torch.cat([rgb, alpha[..., None]], dim=-1)  # (B, H, W, 4)
         for name, (picture, keep) in given.items():
             pictures[name] = paste_pixels(pictures[name], picture, keep)
         rgba = pictures["foreground"]
+        region = None if empty is None else ~empty
+        message = effect_warning(decoded, rgba[..., 3], foreground_count(foreground), region)
         return io.NodeOutput(rgba, 1.0 - rgba[..., 3], pictures["background"], pictures["blended"], ui=notice(message))
 
 
@@ -221,14 +225,20 @@ def check_latent(name: str, latent: dict) -> None:
         )
 
 
-def check_layer(name: str, latent: dict) -> None:
-    """Raises ValueError when a foreground comes in for a scene, or a scene for the foreground: an opaque cut-out, say."""
-    layer = latent.get(LAYER_KEY, name)
-    if name.startswith("foreground") != layer.startswith("foreground"):
-        raise ValueError(
-            f"{name}: expected the {name} latent, got the {layer} latent of a LayerFusion run; connect the sampler's (or Split "
-            f"Latents') {name} output"
-        )
+def check_layers(latents: dict[str, dict]) -> None:
+    """Raises ValueError when latents of a run came in at each other's inputs: the cut-out would be opaque, a scene grey.
+
+    A background for the blended picture, too, or the other way, is no fault as long as the two are not exchanged.
+    """
+    layers = {name: latent.get(LAYER_KEY, name) for name, latent in latents.items()}
+    swapped = layers["background"] == "blended" and layers["blended"] == "background"
+    for name, layer in layers.items():
+        cutout = layer.startswith("foreground")
+        if cutout != (name == "foreground") or (swapped and not cutout):
+            raise ValueError(
+                f"{name}: expected the {name} latent, got the {layer} latent of a LayerFusion run; connect the sampler's (or "
+                f"Split Latents') {name} output"
+            )
 
 
 def decode_pixels(vae, samples: torch.Tensor) -> torch.Tensor:
@@ -291,4 +301,5 @@ class LayerFusionEncode(io.ComfyNode):
         offset_scale: float = OFFSET_SCALE,
     ) -> io.NodeOutput:
         rgb, alpha = join_alpha(image, mask)
-        return io.NodeOutput({"samples": encode_transparent(vae, rgb, alpha, transparent_vae, offset_scale)})
+        latent = {"samples": encode_transparent(vae, rgb, alpha, transparent_vae, offset_scale)}
+        return io.NodeOutput(latent, ui=notice(opaque_cutout(alpha)))

@@ -1,4 +1,4 @@
-"""From a decoded foreground and its latent to colour and alpha: any size, test-time ensemble, tiles, effect check."""
+"""From a decoded foreground and its latent to colour and alpha: any size, test-time ensemble, tiles."""
 
 from __future__ import annotations
 
@@ -114,50 +114,3 @@ def _turn(x: Tensor, flip: bool, turns: int) -> Tensor:
 def _turn_back(x: Tensor, flip: bool, turns: int) -> Tensor:
     x = torch.rot90(x, -turns, dims=(-2, -1))
     return x.flip(-1) if flip else x
-
-
-OPAQUE, OPAQUE_SHARE = 0.98, 0.99
-GREY, GREY_TOLERANCE, GREY_SHARE = 0.5, 0.12, 0.25
-
-LIKELY_CAUSES = (
-    "Likely causes, the likeliest first: (1) the foreground model is not connected, or its foreground weights were not "
-    "applied (connect foreground_model from Load LayerFusion Models or Apply Foreground Weights); (2) the checkpoint "
-    "does not follow the weights: Illustrious, NoobAI and Pony models and Lightning, Turbo or other distilled ones "
-    "often do not; (3) the foreground prompt names a scene or a background (describe the object only)."
-)
-
-
-def opaque_share(alpha: Tensor) -> Tensor:
-    """The share of each alpha (B, ...), 1 = opaque, that is (nearly) opaque, (B,)."""
-    return (alpha >= OPAQUE).float().flatten(1).mean(dim=1)
-
-
-def effect_warning(pixels: Tensor, alpha: Tensor) -> str | None:
-    """What is wrong when foregrounds do not look transparent, with the likely causes in order; None when they do.
-
-    pixels: (B, 3, H, W) in [0, 1], the foreground latent decoded by the ordinary VAE: a working foreground model paints
-    mid-grey around the object. alpha: (B, 1, H, W), 1 = opaque. A picture counts as failed when at least 99 % of it has
-    alpha >= 0.98, or when less than a quarter of its border is within 0.12 of mid-grey (each colour channel).
-    """
-    opaque = opaque_share(alpha)
-    band = max(1, min(pixels.shape[-2:]) // 32)
-    border = torch.ones(pixels.shape[-2:], dtype=torch.bool, device=pixels.device)
-    border[band:-band, band:-band] = False
-    near_grey = (pixels - GREY).abs().amax(dim=1) <= GREY_TOLERANCE  # (B, H, W)
-    grey = near_grey[:, border].float().mean(dim=1)  # (B,)
-
-    def which(rows: Tensor) -> str:
-        return "" if len(pixels) == 1 else f", in {int(rows.sum())} of {len(pixels)} pictures"
-
-    findings = []
-    failed = opaque >= OPAQUE_SHARE
-    if bool(failed.any()):
-        share = 100 * float(opaque[failed].mean())
-        findings.append(f"Foreground is opaque: {share:.1f} % of it, so nothing was cut out{which(failed)}")
-    failed_grey = grey < GREY_SHARE
-    if bool(failed_grey.any()):
-        share = 100 * float(grey[failed_grey].mean())
-        findings.append(f"Foreground is not on grey: {share:.0f} % of its border is, as models paint it{which(failed_grey)}")
-    if not findings:
-        return None
-    return " ".join(f"{finding}." for finding in findings) + f" {LIKELY_CAUSES}"

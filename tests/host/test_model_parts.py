@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import tiny
 import torch
 from comfy.patcher_extension import CallbacksMP, PatcherInjection, WrappersMP
 from compat import has_effect, pair_of, streams_equal_stock
-from runs import layered, models
+from runs import NEGATIVE, empty_latent, layered, models, prompts
 from test_compat_models import extra
 
 from layerfusion_pack.layerfusion_core.host.models.foreground import apply_foreground
 from layerfusion_pack.layerfusion_core.host.unet.model_parts import alike
 from layerfusion_pack.layerfusion_core.host.unet.stream_patches import with_foreground_patches
 from layerfusion_pack.layerfusion_core.weights.formats import parse
+from layerfusion_pack.nodes.custom_sampling import LayerFusionGuiderNode
+from layerfusion_pack.nodes.sampling import LayerFusionKSampler, LayerFusionKSamplerAdvanced
 
 BEFORE = "before Apply Foreground Weights"
 
@@ -121,11 +125,45 @@ def test_multiplied_weights_of_one_model_are_named(multiplied, side):
         streams_equal_stock(pair_of(both))
 
 
-def test_swapped_models():
+SAMPLERS = {
+    LayerFusionGuiderNode: {"cfg": 5.0},
+    LayerFusionKSampler: {"cfg": 5.0, "seed": 0, "steps": 1, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0},
+    LayerFusionKSamplerAdvanced: {
+        "cfg": 5.0, "noise_seed": 0, "steps": 1, "sampler_name": "euler", "scheduler": "normal", "add_noise": "enable",
+        "start_at_step": 0, "end_at_step": 1, "return_with_leftover_noise": "disable",
+    },
+}  # fmt: skip
+
+
+@cache
+def wrong_pairs() -> dict[str, tuple]:
+    """Models at the wrong socket: (base_model, foreground_model)."""
+    base = models()[0]
+    weights, lora = parse(tiny.foreground_file(base), "made up"), tiny.foreground_file(base, seed=5)
+    foreground, with_lora = apply_foreground(base, weights), tiny.with_foreground(base, lora)
+    return {
+        "plain": (foreground, base),
+        "a LoRA on the base alone": (foreground, with_lora),
+        "a LoRA on the foreground alone": (tiny.with_foreground(foreground, lora), base),
+        "a LoRA before both": (apply_foreground(with_lora, weights), with_lora),
+        "another checkpoint": (foreground, tiny.tiny_sdxl(seed=3)),
+        "weights of strength 0": (foreground, apply_foreground(base, weights, 0.0)),
+        "foreground at both": (foreground, foreground),
+        "foreground at both, one with a LoRA": (foreground, tiny.with_foreground(foreground, lora)),
+    }
+
+
+@pytest.mark.parametrize("node", SAMPLERS, ids=lambda node: node.__name__)
+@pytest.mark.parametrize("case", wrong_pairs())
+def test_a_foreground_model_at_base_model_is_refused(node, case):
+    streams = dict(zip(("foreground", "blended", "background"), prompts())) | {"negative": NEGATIVE}
+    latent = {"latent_image": empty_latent()} if "steps" in SAMPLERS[node] else {}
+    why = "as foreground_model does" if case.startswith("foreground at both") else "the two are swapped"
+    with pytest.raises(ValueError, match=f"base_model carries foreground weights .made up..*{why}"):
+        node.execute(*wrong_pairs()[case], **streams, **latent, **SAMPLERS[node])
+
+
+def test_swapped_models_of_weights_that_another_node_applied():
     base, foreground = models()
     with pytest.raises(ValueError, match="carries no foreground weights.*or swap the two: base_model carries patches"):
         layered((foreground, base))
-    applied = apply_foreground(base, parse(tiny.foreground_file(base), "made up"), 1.0)
-    for other in (base, tiny.tiny_sdxl(seed=3)):
-        with pytest.raises(ValueError, match="base_model carries foreground weights .made up. and .* are swapped"):
-            layered((applied, other))

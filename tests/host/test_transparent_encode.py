@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import comfy.sd
 import pytest
 import torch
@@ -13,6 +15,8 @@ from layerfusion_pack.layerfusion_core.host.models.transparent_encode import (
 )
 from layerfusion_pack.layerfusion_core.layers.compositing import alpha_over
 from layerfusion_pack.layerfusion_core.vae.encode import over_grey, pad_color
+from layerfusion_pack.nodes.given import LayerFusionPlaceForeground
+from layerfusion_pack.nodes.transparent import LayerFusionEncode
 
 
 class FlatVAE:
@@ -47,10 +51,22 @@ def test_image_with_alpha_equals_image_and_mask():
         assert torch.equal(got[0], rgb) and torch.equal(got[1], alpha)
 
 
-def test_odd_sizes_masks_and_messages(caplog):
+def test_pictures_that_are_no_cut_outs_are_said_to_be(caplog):
+    rgb, alpha = (x.repeat(2, 1, 1, *[1] * (x.ndim - 3)) for x in cutout())
+    mask = 1.0 - alpha
+    runs = (lambda: LayerFusionEncode.execute(rgb, FlatVAE(), mask),
+            lambda: LayerFusionPlaceForeground.execute(rgb, 0, 0, 1.0, 0, 0, mask))  # fmt: skip
+    assert [run().ui for run in runs] == [None, None]
+    mask[1] = 0.0
+    for run in runs:
+        shown = json.loads(run().ui["layerfusion_notices"][0])
+        assert shown["line"] == "Foreground is opaque: 100.0 % of it, in picture 2 of 2" and "invert" in shown["text"]
+    assert caplog.messages == [shown["text"]] * 2
+
+
+def test_odd_sizes_masks_and_messages():
     rgb, alpha = join_alpha(torch.rand(2, 67, 45, 3), torch.zeros(1, 8, 8))
     assert rgb.shape == (2, 64, 40, 3) and alpha.shape == (2, 64, 40)
-    assert "opaque everywhere" in caplog.text
     with pytest.raises(ValueError, match="no alpha channel and no mask"):
         join_alpha(torch.rand(1, 8, 8, 3), None)
     with pytest.raises(ValueError, match="3 masks do not fit 2 pictures"):

@@ -10,6 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from layerfusion_pack.layerfusion_core.host.models.transparent_vae import TransparentVAE, load_transparent_vae
+from layerfusion_pack.layerfusion_core.host.sampling.foregrounds import (
+    CANVAS_KEY,
+    FOREGROUNDS_KEY,
+    join_foregrounds,
+)
+from layerfusion_pack.layerfusion_core.host.sampling.stacked import split_latent, stack_latent
 from layerfusion_pack.layerfusion_core.vae.decode import decode_transparent
 from layerfusion_pack.layerfusion_core.vae.decoder import DecoderConfig, TransparentDecoder
 from layerfusion_pack.layerfusion_core.vae.encode import EncoderConfig, OffsetEncoder
@@ -108,26 +114,43 @@ def test_the_encoder_is_kept_when_given(folder):
 
 
 class Constant:
-    """A transparent VAE whose alpha is the same everywhere."""
+    """A transparent VAE whose alpha is the same everywhere in a picture, one for all or one for each."""
 
-    def __init__(self, alpha: float) -> None:
-        self.alpha = alpha
+    def __init__(self, *alpha: float) -> None:
+        self.alpha = torch.tensor(alpha)[:, None, None]
 
     def decode(self, pixels, samples, ensemble, progress, tile):
         progress(1, 1)
-        return pixels, torch.full(pixels.shape[:3], self.alpha)
+        return pixels, self.alpha.expand(pixels.shape[:3])
 
 
 def test_the_effect_check_is_logged_and_shown(nodes, caplog):
     layers = {name: latent() for name in ("foreground", "background", "blended")}
     opaque = run(nodes.LayerFusionDecode, **layers, vae=GreyVAE(), transparent_vae=Constant(1.0), ensemble="1")
     (shown,) = (json.loads(text) for text in opaque.ui["layerfusion_notices"])
-    assert shown["line"] == "Foreground is opaque: 100.0 % of it, so nothing was cut out"
+    assert shown["line"] == "Foreground is opaque: 100.0 % of it"
     assert shown["text"].startswith(shown["line"]) and "foreground model is not connected" in shown["text"]
     assert caplog.messages == [shown["text"]]
     caplog.clear()
     fine = run(nodes.LayerFusionDecode, **layers, vae=GreyVAE(), transparent_vae=Constant(0.4), ensemble="1")
     assert fine.ui is None and caplog.text == ""
+
+
+def test_the_effect_check_looks_at_every_foreground_and_within_its_region(nodes):
+    """Two pictures of two foregrounds: the last one is opaque, but for the part of its canvas that lies outside its region."""
+    scenes = {name: latent(2) for name in ("background", "blended")}
+    foreground = latent(4) | {FOREGROUNDS_KEY: (2, 2), CANVAS_KEY: torch.zeros(1, 4, 1, 1)}
+    foreground["samples"][3, :, :, :2] = 0.0
+    decode = {"vae": GreyVAE(), "ensemble": "1"}
+    found = run(nodes.LayerFusionDecode, foreground, **scenes, **decode, transparent_vae=Constant(0.1, 0.2, 0.3, 1.0))
+    (shown,) = (json.loads(text) for text in found.ui["layerfusion_notices"])
+    assert shown["line"] == "Foreground is opaque: 100.0 % of its region, in foreground 2 of picture 2"
+    assert not found.result[0][3, :, :16, 3].any()
+    given = torch.zeros(4, 48, 40, 4)  # kept in full, its own pixels with their alpha come out
+    kept = {"layerfusion_keep": torch.ones(4, 1, 6, 5), "layerfusion_kept": foreground["samples"]}
+    found = run(nodes.LayerFusionDecode, foreground | kept, **scenes, **decode, transparent_vae=Constant(1.0),
+                given_foreground=given)  # fmt: skip
+    assert found.ui is None
 
 
 def test_nan_is_decoded_again_in_fp32(caplog):
@@ -237,9 +260,14 @@ def test_the_list_puts_likely_files_first(folder, nodes):
 
 
 def test_latents_of_other_layers_are_refused(nodes):
-    """Swapped wires at the decoder: the run would end with an opaque cut-out."""
-    layers = {name: latent() for name in ("foreground", "background", "blended")}
-    for name, taken in (("foreground", "background"), ("background", "foreground"), ("blended", "foreground_2")):
-        swapped = {**layers, name: {**latent(), "layerfusion_layer": taken}}
-        with pytest.raises(ValueError, match=f"{name}: expected the {name} latent, got the {taken} latent"):
-            run(nodes.LayerFusionDecode, **swapped, vae=GreyVAE(), transparent_vae=Constant(0.4), ensemble="1")
+    """Swapped wires at the decoder: the run would end with an opaque cut-out, or the pictures under each other's names."""
+    rows = stack_latent(latent(), 2)
+    layers = split_latent({**rows, "samples": rows["samples"].repeat_interleave(4, dim=0)})
+    found = {"foreground": join_foregrounds(layers.foregrounds), "background": layers.background, "blended": layers.blended}
+    decode = {"vae": GreyVAE(), "transparent_vae": Constant(0.4), "ensemble": "1"}
+    for taken in (("background", "foreground", "blended"), ("blended", "background", "foreground"),
+                  ("foreground", "blended", "background"), ("blended", "foreground", "background")):  # fmt: skip
+        swapped = {name: found[other] for name, other in zip(found, taken)}
+        with pytest.raises(ValueError, match="expected the (.*) latent, got the (?!\\1).* latent of a LayerFusion run; connect"):
+            run(nodes.LayerFusionDecode, **swapped, **decode)
+    run(nodes.LayerFusionDecode, **found | {"blended": found["background"]}, **decode)

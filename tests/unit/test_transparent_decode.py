@@ -8,7 +8,6 @@ import torch
 from layerfusion_pack.layerfusion_core.vae.decode import (
     ENSEMBLES,
     decode_transparent,
-    effect_warning,
     keep_smallest,
     pad_to_multiple,
 )
@@ -126,28 +125,3 @@ def test_sizes_that_do_not_belong_together(network, pixels, latent, words):
         decode_transparent(network, torch.zeros(pixels), torch.zeros(latent))
     with pytest.raises(ValueError, match="one of 1, 2, 4, 8"):
         decode_transparent(network, *sample(32, 32), ensemble=3)
-
-
-def grey_with_object(size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
-    pixels, alpha = torch.full((1, 3, size, size), 0.51), torch.zeros(1, 1, size, size)
-    pixels[..., 16:48, 16:48], alpha[..., 16:48, 16:48] = 0.9, 1.0
-    return pixels, alpha
-
-
-def test_effect_warning():
-    pixels, alpha = grey_with_object()
-    assert effect_warning(pixels, alpha) is None
-    opaque = effect_warning(pixels, torch.ones_like(alpha))
-    assert opaque.startswith("Foreground is opaque: 100.0 % of it") and "border" not in opaque
-    order = [opaque.index(word) for word in ("not connected", "Illustrious", "names a scene")]
-    assert order == sorted(order)
-    scene = effect_warning(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), alpha)
-    assert "border" in scene and "is opaque" not in scene
-    both = effect_warning(pixels.repeat(2, 1, 1, 1), torch.cat([alpha, torch.ones_like(alpha)]))
-    assert "in 1 of 2 pictures" in both
-
-
-def test_an_object_that_leaves_the_picture_is_no_reason_to_warn():
-    pixels, alpha = grey_with_object()
-    pixels[..., 16:, 8:56], alpha[..., 16:, 8:56] = 0.9, 1.0
-    assert effect_warning(pixels, alpha) is None

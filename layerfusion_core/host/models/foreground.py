@@ -103,13 +103,20 @@ def require_unconditioned(model: ModelPatcher, what: str) -> None:
 
 
 def require_in_order(base: ModelPatcher, foreground_model: ModelPatcher) -> None:
-    """ValueError when base_model is what Apply Foreground Weights made and foreground_model is not: they are swapped."""
-    applied = base.get_attachment(ATTACHMENT)
-    if applied is not None and applied.strength != 0 and foreground_model.get_attachment(ATTACHMENT) is None:
+    """ValueError when base_model is what Apply Foreground Weights made, for it paints scenes: whatever else either carries."""
+    applied, other = (model.get_attachment(ATTACHMENT) for model in (base, foreground_model))
+    if applied is None or applied.strength == 0:
+        return
+    if other is None or other.strength == 0:
         raise ValueError(
             f"base_model carries foreground weights ({applied.name}) and foreground_model does not: the two are swapped; "
             "connect the model with the foreground weights to foreground_model"
         )
+    raise ValueError(
+        f"base_model carries foreground weights ({applied.name}), as foreground_model does, so background and blended picture "
+        "would be painted as cut-outs, too: connect to base_model the model that went into Apply Foreground Weights, or the "
+        "base_model output of the loader"
+    )
 
 
 def host_patches(model: ModelPatcher, weights: ForegroundWeights) -> dict[str, object]:

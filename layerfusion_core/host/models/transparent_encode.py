@@ -85,6 +85,4 @@ def straight_alpha(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         if cut.shape[-2:] != alpha.shape[-2:]:
             cut = torch.nn.functional.interpolate(cut, size=alpha.shape[-2:], mode="bilinear", antialias=True)
         alpha = alpha * (1.0 - cut[:, 0])
-    if float(alpha.min()) > 0.99:
-        log.warning("The picture to encode is opaque everywhere. A MASK of 1 (white) means transparent.")
     return image[..., :3], alpha

@@ -162,15 +162,20 @@ def require_one(name: str, latent: dict) -> None:
         )
 
 
-def emptied(alpha: torch.Tensor, latent: dict) -> torch.Tensor:
-    """alpha (B, H, W), 1 = opaque, with 0 in the cells of a foreground LATENT that are its empty canvas."""
+def empty_pixels(alpha: torch.Tensor, latent: dict) -> torch.Tensor | None:
+    """Which pixels of alpha (B, H, W) lie in cells of a foreground LATENT that are its empty canvas; None without regions."""
     canvas, samples = latent.get(CANVAS_KEY), latent["samples"]
     if canvas is None:
-        return alpha
+        return None
     empty = torch.isclose(samples, canvas.to(samples), rtol=1e-5, atol=1e-5).all(dim=1)  # (B, h, w)
     cell = alpha.shape[1] // empty.shape[1], alpha.shape[2] // empty.shape[2]
-    pixels = empty.repeat_interleave(cell[0], dim=1).repeat_interleave(cell[1], dim=2)
-    return alpha.masked_fill(pixels.to(alpha.device), 0.0)
+    return empty.repeat_interleave(cell[0], dim=1).repeat_interleave(cell[1], dim=2).to(alpha.device)
+
+
+def emptied(alpha: torch.Tensor, latent: dict) -> torch.Tensor:
+    """alpha (B, H, W), 1 = opaque, with 0 in the cells of a foreground LATENT that are its empty canvas."""
+    empty = empty_pixels(alpha, latent)
+    return alpha if empty is None else alpha.masked_fill(empty, 0.0)
 
 
 def of_own(layers: Layers, count: int, own: int) -> Layers:
