@@ -26,7 +26,7 @@ from torch import Tensor
 from ..layerfusion_core.layers import compositing, export, export_formats, matching
 from . import measures, methods, page, results, table
 
-LEVELS = (0.0, 0.02, 0.04, 0.06, 0.1)
+LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FILM = 0.05  # alpha of the effects from which a film is seen
 
 

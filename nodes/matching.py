@@ -30,10 +30,11 @@ class LayerFusionMatchLayers(io.ComfyNode):
                     default=CLEANLINESS,
                     min=0.0,
                     max=1.0,
-                    step=0.005,
+                    step=0.05,
                     round=0.001,
-                    tooltip="Differences from the background that count as noise and stay out of the effects, as a share of "
-                    "full brightness. Lower: nearer to the blended picture. Higher: cleaner. 0: exact, with all noise.",
+                    tooltip="How much of the differences from the background the effects leave out as noise. Lower: nearer to "
+                    "the blended picture. Higher: cleaner. 0: exact, with all noise. 0.5: far from the object the "
+                    "effects cover 0.6 % at most on average, and hold what is seen best. 1: no effects.",
                 ),
                 io.Combo.Input(
                     "light",

@@ -1,7 +1,8 @@
 """Layers that add up to the blended picture: a foreground in the scene's light, and what the object does to the scene.
 
 Background, then effects (shadow, glow, reflection), then foregrounds, laid over each other, give the blended picture.
-Closed forms per pixel, no network; only the rule that keeps noise out of the effects looks at a pixel's surroundings.
+Closed forms per pixel, no network; only the rule that keeps noise out of the effects, `worthwhile`, looks at a pixel's
+surroundings and at the whole picture.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from torch import Tensor
 
 from .compositing import alpha_over, linear_to_srgb, srgb_to_linear
 
-CLEANLINESS = 0.04  # chosen by evaluation/matching.py, see docs/layers.md
-NEAR = 0.5  # of the cleanliness: what counts as noise beside the object, where light and shadow are likely
-GRAIN = 1 / 75  # mean difference far from any object up to which the cleanliness holds; with more noise it grows along
-MOST = 3.0  # times the cleanliness that it grows to: what differs by more is no noise, however much differs
+CLEANLINESS = 0.5  # the three below hold as they are here; chosen by evaluation/matching.py, see docs/layers.md
+FILM = 0.006  # mean alpha that effects may have far from any object
+WORTH = 0.05  # what alpha must bring there at least, see `worthwhile`: noise of a few levels is not kept for being alone
+NEAR = 0.1  # of that: what it must bring on and beside an object, where light and shadow are likely
 OBJECT = 0.25  # alpha from which the surroundings count as beside an object; faint glass counts in proportion
 REACH, SOFTNESS = 1 / 16, 1 / 48  # of the longer side: how far "beside" goes, and how softly it ends
-AROUND = 1 / 64  # of the longer side: sigma of a pixel's surroundings
+AROUND = 1 / 256  # of the longer side: sigma of a pixel's surroundings
+HIGHEST = 8.0  # price of alpha at which no change is worth it: seen <= 3.75 film in linear light, 3 film in sRGB
+HALVINGS = 16  # of the interval that the price lies in
 TINY = 1e-6  # alpha, or room for a change, that counts as none
 
 
@@ -43,7 +46,7 @@ def match_layers(
     """Foregrounds with new colour and an effects layer that, over the background, give the blended picture.
 
     foregrounds: (B, H, W, 4) each, straight alpha, from the rearmost to the front one; background, blended:
-    (B, H, W, 3); all sRGB in [0, 1], as are the results. cleanliness: see `without_noise`; 0 gives the blended picture
+    (B, H, W, 3); all sRGB in [0, 1], as are the results. cleanliness: see `worthwhile`; 0 gives the blended picture
     exactly (where no alpha is 1), at the price of a film of noise. linear_light: the layers are to be mixed in linear
     light. relight: False leaves the foregrounds' colour as it is, so that inside opaque objects nothing is matched.
     """
@@ -58,9 +61,10 @@ def match_layers(
         wanted = seen_behind(color, alpha, behind, wanted)
         layers[place] = torch.cat([color, alpha], dim=-1)
     if cleanliness > 0:
-        seen = (back(_over(layers, wanted)) - back(_over(layers, scene))).abs()
+        seen = back(_over(layers, wanted)) - back(_over(layers, scene))
         cover = 1.0 - torch.stack([1.0 - layer[..., 3:] for layer in layers]).prod(dim=0)
-        wanted = scene + without_noise(seen, cover, cleanliness) * (wanted - scene)
+        film = least_layer(scene, wanted)[..., 3:]
+        wanted = scene + worthwhile(seen.square().sum(dim=-1, keepdim=True), film, cover, cleanliness) * (wanted - scene)
     found = [
         torch.cat([back(layer[..., :3]).clamp(0.0, 1.0), layer[..., 3:]], dim=-1)
         for layer in (least_layer(scene, wanted), *layers)
@@ -108,24 +112,34 @@ def least_layer(scene: Tensor, wanted: Tensor) -> Tensor:
     return torch.cat([torch.where(alpha > 0, color, 0.0), alpha], dim=-1)
 
 
-def without_noise(seen: Tensor, cover: Tensor, cleanliness: float) -> Tensor:
-    """The share of a change of the background that is light or shadow and no noise: (B, H, W, 3) in [0, 1].
+def worthwhile(seen: Tensor, film: Tensor, cover: Tensor, cleanliness: float) -> Tensor:
+    """The share of each pixel's change of the background to keep, so that noise lays no film over it: (B, H, W, 1) in [0, 1].
 
-    seen: what the change does to the picture, so less under an object, |sRGB values|, (B, H, W, 3); cover: alpha of all
-    objects together, (B, H, W, 1). Two conditions, each 0 up to a threshold and 1 from twice of it: the change around the
-    pixel (a Gaussian mean, so that a lone pixel does not count and a shadow has no holes) against the cleanliness far from
-    any object and `NEAR` of it beside one; and the change of the channel itself against the latter. Far from any object,
-    where little light and shadow is expected, the picture's own mean change says how noisy it is: above `GRAIN` the
-    threshold there grows in proportion, up to `MOST` times, so that two pictures that do not quite show one scene get no
-    film over all of it.
+    seen: what the whole change does to the picture, squared and summed over channels, so less under an object; film: the
+    alpha it takes; cover: alpha of all objects together; all (B, H, W, 1). Keeping a share s costs s film and leaves
+    (1 - s)^2 seen; at a price of l for alpha the best is s = 1 - l film / (2 seen), both taken around the pixel (a narrow
+    Gaussian mean), so that a shadow has no holes. The price is `WORTH` far from any object and `NEAR` of it on
+    and beside one. Where the mean alpha far away would still be above `FILM` the price there rises until it is not: a
+    picture has that much film for what differs most, and two pictures that do not quite show one scene get no film over
+    all of it. Cleanliness c, 0 < c <= 1, makes prices c / (1 - c) times as high and the film (1 - c) / c times as thick: 1
+    keeps nothing far away and nearly nothing close by.
     """
     side = max(seen.shape[1:3])
     near = _mean_around(_grown((cover / OBJECT).clamp_max(1.0), max(1, round(side * REACH))), side * SOFTNESS)
-    around = _mean_around(seen.amax(dim=-1, keepdim=True), side * AROUND)
-    far = 1.0 - near
-    noise = (around * far).sum(dim=(1, 2, 3), keepdim=True) / far.sum(dim=(1, 2, 3), keepdim=True).clamp_min(TINY)
-    thresholds = cleanliness * (far * (noise / GRAIN).clamp(1.0, MOST) + near * NEAR)
-    return _above(around, thresholds) * _above(seen, cleanliness * NEAR)
+    far, factor = 1.0 - near, cleanliness / max(1.0 - cleanliness, TINY)
+    loss = _mean_around(film, side * AROUND) / (2.0 * _mean_around(seen, side * AROUND)).clamp_min(TINY**2)
+
+    def kept(price: Tensor) -> Tensor:
+        return (1.0 - (far * price + near * (WORTH * NEAR * factor)) * loss).clamp(0.0, 1.0)
+
+    low = torch.full_like(loss[:, :1, :1], WORTH * factor)
+    high = low.clamp_min(HIGHEST)
+    most = FILM / factor * far.sum(dim=(1, 2, 3), keepdim=True)
+    for _ in range(HALVINGS):
+        price = (low * high).sqrt()
+        thick = (kept(price) * film * far).sum(dim=(1, 2, 3), keepdim=True) > most
+        low, high = torch.where(thick, price, low), torch.where(thick, high, price)
+    return kept(high)
 
 
 def _over(layers: Sequence[Tensor], picture: Tensor, linear_light: bool = False) -> Tensor:
@@ -133,11 +147,6 @@ def _over(layers: Sequence[Tensor], picture: Tensor, linear_light: bool = False)
     for layer in layers:
         picture = alpha_over(layer, picture, linear_light)
     return picture
-
-
-def _above(x: Tensor, threshold: Tensor | float) -> Tensor:
-    """0 up to the threshold, 1 from twice of it, linear between."""
-    return ((x - threshold) / threshold).clamp(0.0, 1.0)
 
 
 def _grown(x: Tensor, radius: int) -> Tensor:

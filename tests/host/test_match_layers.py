@@ -51,8 +51,8 @@ def test_the_outputs_add_up_row_by_row():
     torch.testing.assert_close(image, blended, atol=1e-5, rtol=0)
     assert difference.max() < 1e-4 and torch.equal(found[..., 3], foreground[..., 3])
     for row in range(2):
-        alone = match(*(picture[row : row + 1] for picture in (foreground, background, blended)), 0.06)
-        both = match(foreground, background, blended, 0.06)
+        alone = match(*(picture[row : row + 1] for picture in (foreground, background, blended)), 0.5)
+        both = match(foreground, background, blended, 0.5)
         assert all(torch.equal(a[0], b[row]) for a, b in zip(alone, both, strict=True))
 
 

@@ -8,6 +8,7 @@ import torch
 from layerfusion_pack.layerfusion_core.layers.compositing import alpha_over
 from layerfusion_pack.layerfusion_core.layers.matching import (
     CLEANLINESS,
+    FILM,
     flattened,
     least_layer,
     match_layers,
@@ -105,24 +106,38 @@ def test_a_lit_object_with_its_shadow_is_taken_apart(linear):
     assert (effects[42:44, 22:38, :3] < 0.01).all() and (effects[42:44, 22:38, 3] > 0.25).all()  # black
     assert not effects[:14, :, 3].any() and not effects[50:, :, 3].any()
     if not linear:
-        torch.testing.assert_close(effects[42:44, 22:38, 3:], shadow[0, 42:44, 22:38], atol=1e-4, rtol=0)
+        torch.testing.assert_close(effects[42:44, 22:38, 3:], shadow[0, 42:44, 22:38], atol=0.01, rtol=0)
 
 
-def test_noise_becomes_no_film_and_no_speckles_but_the_shadow_stays_whole():
+def test_noise_becomes_no_film_but_the_shadow_stays_whole():
     foreground, background, blended, _ = scene(128)
     clean = match_layers([foreground], background, blended)
     generator = torch.Generator().manual_seed(0)
     noisy = (blended + 0.02 * torch.randn(blended.shape, generator=generator)).clamp(0, 1)
-    noisy[0, 90, 90] = 0.0  # one pixel far away
     found = match_layers([foreground], background, noisy)
     exact = match_layers([foreground], background, noisy, 0.0)
     far = torch.ones(128, 128, dtype=torch.bool)
     far[10:54, 10:50] = False
     assert exact.effects[0, ..., 3][far].mean() > 0.05
-    assert found.effects[0, ..., 3][far].mean() < 1e-4 and found.effects[0, 90, 90, 3] < 0.05
+    assert found.effects[0, ..., 3][far].mean() < 0.002
     kept = found.effects[0, 42:44, 22:38, 3]
     assert (kept > 0.15).all()
     assert abs(kept.mean() - clean.effects[0, 42:44, 22:38, 3].mean()) < 0.05  # a maximum of three noisy channels
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_two_scenes_that_differ_everywhere_get_a_thin_film_of_what_differs_most(linear):
+    foreground, background, blended, _ = scene(128)
+    other = background.expand(2, -1, -1, -1).clone()
+    other[1, :, 64:] *= 0.8  # everywhere to the right, and most of all in one stripe
+    other[1, :, 100:104] *= 0.5
+    blended = alpha_over(foreground, torch.cat([blended, other[1:]]))
+    both = match_layers([foreground.expand(2, -1, -1, -1)], background.expand(2, -1, -1, -1), blended, linear_light=linear)
+    alpha = both.effects[..., 3]
+    assert alpha[1, :, 60:].mean() < 2.5 * FILM  # the far part is about half of the picture
+    assert alpha[1, :, 100:104].mean() > 10 * alpha[1, :, 70:90].mean()
+    alone = match_layers([foreground], background, blended[:1], linear_light=linear)
+    torch.testing.assert_close(alpha[0], alone.effects[0, ..., 3], atol=1e-5, rtol=0)  # a row's film is its own
 
 
 def test_what_is_hidden_under_the_object_is_no_effect():
@@ -135,7 +150,7 @@ def test_what_is_hidden_under_the_object_is_no_effect():
 
 def test_cleanliness_goes_from_exact_to_no_effects():
     foreground, background, blended, _ = scene()
-    alphas = [match_layers([foreground], background, blended, level).effects[..., 3].sum() for level in (0.0, 0.06, 0.15, 1.0)]
+    alphas = [match_layers([foreground], background, blended, level).effects[..., 3].sum() for level in (0.0, 0.5, 0.98, 1.0)]
     assert alphas[0] >= alphas[1] > alphas[2] > alphas[3] == 0
 
 
