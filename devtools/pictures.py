@@ -47,7 +47,7 @@ SHOWN_BY = {"two_foregrounds_sdxl": "two_foregrounds"}
 """The same where another example graph shows it."""
 NOTE = "Drawn by the miniature models.\nPictures of real SDXL weights look otherwise."
 SIDE, NOTE_HEIGHT = 256, 64
-LARGEST = 200_000  # bytes of a file
+LARGEST, LARGEST_THUMBNAIL = 200_000, 30_000  # bytes of a file
 VIEWER = "document.querySelector('.layerfusion-viewer')"
 SAVE_NODE = "LayerFusionSaveLayers"
 NODE = f"app.graph.nodes.find((node) => node.type === '{SAVE_NODE}')"
@@ -91,15 +91,16 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
     return 0
 
 
-def save(picture: Image, file: Path, comment: str = "") -> None:
-    """Write a JPEG file of at most `LARGEST` bytes, as good as that allows; Problem where it is too large at any quality."""
+def save(picture: Image, file: Path, comment: str = "", largest: int = LARGEST) -> None:
+    """Write a JPEG file of at most so many bytes, as good as that allows; Problem where it is too large at any quality."""
     for quality in (92, 88, 84, 80, 75, 70):
         data = io.BytesIO()
-        picture.save(data, format="JPEG", quality=quality, subsampling=0, comment=comment)
-        if data.tell() <= LARGEST:
+        shared = 2 if largest < LARGEST else 0  # four pixels share a colour in small files, which a thumbnail does not show
+        picture.save(data, format="JPEG", quality=quality, subsampling=shared, comment=comment, optimize=True)
+        if data.tell() <= largest:
             file.write_bytes(data.getvalue())
             return
-    raise Problem(f"{file.name} takes {data.tell()} bytes at quality {quality}, more than {LARGEST}; show fewer pictures in it.")
+    raise Problem(f"{file.name} takes {data.tell()} bytes at quality {quality}, more than {largest}; show fewer pictures in it.")
 
 
 def fingerprint(api: graph.Graph, object_info: dict[str, Any]) -> str:
@@ -132,7 +133,7 @@ def thumbnails(checkout: Path, client: Client, made: dict[str, dict[str, Image]]
                 if before.info.get("comment") == mark.encode():
                     continue
         picture = _tiles(_layers(client, shown, made), FIRST.get(key, "effects"))
-        save(_noted(picture, NOTE) if stands_in else picture, file, mark)
+        save(_noted(picture, NOTE) if stands_in else picture, file, mark, LARGEST_THUMBNAIL)
         say(f"  {file.relative_to(checkout)}")
 
 
