@@ -96,7 +96,7 @@ def save(picture: Image, file: Path, comment: str = "", largest: int = LARGEST) 
     for quality in (92, 88, 84, 80, 75, 70):
         data = io.BytesIO()
         shared = 2 if largest < LARGEST else 0  # four pixels share a colour in small files, which a thumbnail does not show
-        picture.save(data, format="JPEG", quality=quality, subsampling=shared, comment=comment, optimize=True)
+        picture.save(data, format="JPEG", quality=quality, subsampling=shared, comment=comment)
         if data.tell() <= largest:
             file.write_bytes(data.getvalue())
             return
