@@ -61,8 +61,7 @@ class Browser:
                 self.send(f"{domain}.enable")
             self.send("Page.bringToFront")  # a page behind another gets no input
             self.send("Emulation.setFocusEmulationEnabled", enabled=True)
-            self.send("Emulation.setDeviceMetricsOverride", width=self.size[0], height=self.size[1],
-                      deviceScaleFactor=1, mobile=False)
+            self.resize(*self.size)
         except BaseException:
             self._stop()
             raise
@@ -84,6 +83,10 @@ class Browser:
                 if "error" in message:
                     raise Problem(f"{method}: {message['error']['message']}")
                 return message["result"]
+
+    def resize(self, width: int, height: int) -> None:
+        """Give the window another size."""
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def open(self, address: str) -> None:
         """Load a page."""

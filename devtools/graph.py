@@ -26,7 +26,8 @@ def inputs_of(info: dict[str, Any]) -> list[tuple[str, Any, dict[str, Any]]]:
 
 def is_widget(kind: Any, options: dict[str, Any]) -> bool:
     """Whether the editor shows an input as a widget (its value is in ``widgets_values``) instead of a socket only."""
-    return (isinstance(kind, list) or kind in WIDGET_TYPES) and not options.get("forceInput")
+    known = isinstance(kind, list) or kind in WIDGET_TYPES or options.get("socketless")
+    return bool(known) and not options.get("forceInput")
 
 
 def widgets_of(info: dict[str, Any]) -> list[tuple[str | None, Any]]:

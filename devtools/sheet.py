@@ -29,6 +29,7 @@ HEIGHTS = {
     "ControlNetLoader": 90,
     "EmptyLatentImage": 120,
     "ImageBatch": 100,
+    "ImageCompositor": 430,
     "KSampler": 270 + PREVIEW,
     "KSamplerAdvanced": 370 + PREVIEW,
     "KSamplerSelect": 70,

@@ -6,6 +6,7 @@ const SAVE = "LayerFusionSaveLayers";
 const EDITOR = "ImageCompositor";
 const LAYERS = "layers"; // the output here, the input there
 const GAP = 60;
+const CLASSIC = "It opens in Nodes 2.0 only: switch these on in ComfyUI's menu, under the logo. ";
 const HINT = "Press Run, then Open Compositor. It mixes in linear light: with Match Layers on the graph, set its light to linear.";
 
 /** Goes to the editor's node behind a node, which is added if there is none. */
@@ -22,7 +23,8 @@ function edit(node) {
   }
   app.canvas.selectNode(editor);
   app.canvas.centerOnNode(editor);
-  app.extensionManager.toast.add({ severity: "info", summary: "Create Layered Image", detail: HINT, life: 15000 });
+  const detail = (LiteGraph.vueNodesMode ? "" : CLASSIC) + HINT;
+  app.extensionManager.toast.add({ severity: "info", summary: "Create Layered Image", detail, life: 15000 });
 }
 
 app.registerExtension({

@@ -33,8 +33,11 @@ GRAPHS: dict[str, tuple[str, Callable[[Sheet], None]]] = {
     "three_or_one": ("LayerDiffuse and LayerFusion (SDXL)", layerdiffuse.both),
     "two_foregrounds": ("Two foregrounds (demo)", several.demo),
     "two_foregrounds_sdxl": ("Two foregrounds (SDXL)", several.sdxl),
+    "layer_editor": ("Layer editor (demo, ComfyUI 0.31 and newer)", more.layer_editor),
 }
 """Key that the code uses -> name without its number, and the function that draws it. New ones go to the end."""
+NEWER = {"layer_editor": "ImageCompositor"}
+"""Graphs that the oldest host opens without a node of theirs, and that node."""
 
 BLUEPRINTS: dict[str, Callable[[Sheet, str], Graph]] = {
     "Three layers (SDXL)": blueprints.sdxl,
@@ -56,6 +59,11 @@ def file(checkout: Path, key: str, ending: str = "json") -> Path:
 def load(checkout: Path, key: str) -> Graph:
     """An example graph as it is in the checkout."""
     return json.loads(file(checkout, key).read_text(encoding="utf-8"))
+
+
+def complete(key: str, object_info: dict[str, Any]) -> bool:
+    """Whether a server has all nodes of an example graph."""
+    return key not in NEWER or NEWER[key] in object_info
 
 
 def draw(key: str, object_info: dict[str, Any]) -> Graph:

@@ -6,7 +6,7 @@ import urllib.request
 from pathlib import Path
 
 from ..sheet import Sheet
-from . import BLUEPRINTS, FOLDER, GRAPHS, draw, file, name, text
+from . import BLUEPRINTS, FOLDER, GRAPHS, complete, draw, file, name, text
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -17,6 +17,9 @@ for old in (CHECKOUT / FOLDER).iterdir():
     if old.stem not in wanted:
         old.unlink()  # renamed or dropped
 for key in GRAPHS:
+    if not complete(key, info):
+        print(f"{name(key)}: left as it is, this ComfyUI is too old to draw it")
+        continue
     file(CHECKOUT, key).write_text(text(draw(key, info)), encoding="utf-8")
 for one, function in BLUEPRINTS.items():
     (CHECKOUT / "subgraphs").mkdir(exist_ok=True)

@@ -73,13 +73,13 @@ def harmonise(sheet: Sheet) -> None:
     pictures = parts.decode(sheet, models, run)
     matched = parts.match(sheet, pictures, foreground=placed["image"])
     saved = parts.save(sheet, pictures, matched, "layerfusion/harmonise", run["priors"])
-    area = parts.start(sheet, loaders, size, text, parts.NARROW)
+    area = parts.start(sheet, loaders, size, text)
     sheet.place(area.below, [note], width=area.width)
     area = sheet.place(area.right, [first, layers], width=parts.NARROW, title="3  Layers to begin with", color=VIOLET)
     elsewhere = [placed, encoded, pasted, start, shown]
     area = sheet.place(area.right, elsewhere, width=parts.NARROW, title="4  The object elsewhere", color=BLUE)
     area = sheet.place(area.right, [given, run], width=parts.NARROW, title="5  Harmonised in one run", color=RED)
-    parts.result(sheet, area.right, "6  Three layers", pictures, matched, saved, 225)
+    parts.narrow_result(sheet, area.right, "6  Three layers", pictures, matched, saved)
 
 
 def _start(sheet: Sheet, foreground: str, background: str, note: str) -> tuple[parts.Models, list[Node], Node, Node, Node]:
@@ -93,11 +93,12 @@ def _rest(sheet: Sheet, models: parts.Models, begun: tuple[list[Node], Node, Nod
           given: Node, prefix: str, **matching: bool) -> None:
     """From the given layers to the viewer, and where all of it lies."""
     loaders, size, text, note = begun
+    note.high = 190
     run = parts.sampler(sheet, models, text, given["latent"], **KEPT)
     pictures = parts.decode(sheet, models, run)
     matched = parts.match(sheet, pictures, **matching)
     saved = parts.save(sheet, pictures, matched, prefix, run["priors"])
-    area = parts.start(sheet, loaders, size, text)
+    area = parts.start(sheet, loaders, size, text, 390)
     sheet.place(area.below, [note], width=area.width)
     title, nodes = makes
     area = sheet.place(area.right, nodes, width=parts.NARROW, title=title, color=VIOLET)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..sheet import BLUE, GOLD, GREEN, PADDING, RED, VIOLET, Sheet
+from ..sheet import BLUE, GOLD, GREEN, RED, VIOLET, Sheet
 from . import parts
 
 SECOND_NOTE = """**Nothing to download: press Run.**
@@ -35,6 +35,15 @@ the prompt's words explain. Their product is the *soft* mask, a steep curve on i
 
 Set another *step* or *block* in **Preview Priors** and run again: the sampler does not. The masks form early, look at
 steps 2 and 15. **Extract Priors** reads them from a finished foreground."""
+EDITOR_NOTE = """**Nothing to download: press Run, then Open Compositor.**
+
+Background, Light and shadow and Foreground lie there as layers, the blended picture hidden on top: move, scale, mask,
+blend, save as PSD.
+
+The editor, *Create Layered Image*, comes with **ComfyUI 0.31** and newer and opens in **Nodes 2.0** only (the switch is
+in ComfyUI's menu, under the logo). Elsewhere remove the node: the rest runs.
+
+It mixes in linear light, so *light* of Match Layers is **linear** here. For Photoshop, Krita and GIMP it is sRGB."""
 LORA, CONTROL = "sd_xl_offset_example-lora_1.0.safetensors", "diffusers_xl_canny_mid.safetensors"
 CONTROL_SOURCE = "https://huggingface.co/lllyasviel/sd_control_collection/resolve/main/"
 LARGER = 1.33  # from 192 to 256 pixels, which the miniature models know
@@ -56,12 +65,14 @@ def second_pass(sheet: Sheet) -> None:
     pictures = parts.decode(sheet, models, run)
     matched = parts.match(sheet, pictures)
     saved = parts.save(sheet, pictures, matched, "layerfusion/second_pass", run["priors"])
-    area = parts.start(sheet, loaders, size, text, parts.NARROW)
-    sheet.place(area.below, [note], width=area.width)
-    area = sheet.place(area.right, [first], width=parts.NARROW, title="3  First pass", color=VIOLET)
-    area = sheet.place(area.right, [*larger.values(), given], width=parts.NARROW, title="4  All layers, enlarged", color=BLUE)
-    area = sheet.place(area.right, [run], width=parts.NARROW, title="5  Second pass", color=RED)
-    parts.result(sheet, area.right, "6  Three layers", pictures, matched, saved, 225)
+    width = 277
+    area = sheet.place((0, 0), loaders, width=width, title="1  Models", color=BLUE)
+    lower = sheet.place(area.below, [text], width=width, title="2  One prompt per layer", color=GOLD)
+    sheet.place(lower.below, [note], width=area.width)
+    area = sheet.place(area.right, [size, first], width=width, title="3  Size and first pass", color=VIOLET)
+    area = sheet.place(area.right, [*larger.values(), given], width=width, title="4  All layers, enlarged", color=BLUE)
+    area = sheet.place(area.right, [run], width=width, title="5  Second pass", color=RED)
+    parts.narrow_result(sheet, area.right, "6  Three layers", pictures, matched, saved)
 
 
 def lora_controlnet(sheet: Sheet) -> None:
@@ -90,14 +101,14 @@ def lora_controlnet(sheet: Sheet) -> None:
     matched = parts.match(sheet, pictures)
     saved = parts.save(sheet, pictures, matched, "layerfusion/lora_controlnet", run["priors"])
     note = sheet.note(LORA_NOTE, high=225)
-    area = sheet.place((0, 0), [checkpoint, lora, weights, alpha], width=parts.NARROW, title="1  Models, with a LoRA", color=BLUE)
+    area = sheet.place((0, 0), [checkpoint, lora, weights, alpha], width=269, title="1  Models, with a LoRA", color=BLUE)
     sheet.place(area.below, [note], width=area.width)
-    area = sheet.place(area.right, [size, text], width=310, title="2  Size and prompts", color=GOLD)
-    sheet.place(area.below, [picture], width=310, title="A picture with the shape", color=VIOLET)
-    area = sheet.place(area.right, [edges, control, *guided.values()], width=parts.NARROW, title="3  Edges guide two layers",
+    area = sheet.place(area.right, [size, text], width=300, title="2  Size and prompts", color=GOLD)
+    sheet.place(area.below, [picture], width=300, title="A picture with the shape", color=VIOLET)
+    area = sheet.place(area.right, [edges, control, *guided.values()], width=269, title="3  Edges guide two layers",
                        color=VIOLET)
-    area = sheet.place(area.right, [run], width=parts.NARROW, title="4  One sampling run", color=RED)
-    parts.result(sheet, area.right, "5  Three layers", pictures, matched, saved, 225)
+    area = sheet.place(area.right, [run], width=269, title="4  One sampling run", color=RED)
+    parts.narrow_result(sheet, area.right, "5  Three layers", pictures, matched, saved)
 
 
 def custom_sampling(sheet: Sheet) -> None:
@@ -105,7 +116,7 @@ def custom_sampling(sheet: Sheet) -> None:
     models, loaders = parts.demo_models(sheet)
     size = sheet.add("EmptyLatentImage", width=256, height=256)
     text = parts.prompts(sheet, models, "a purple mushroom", "a forest")
-    note = sheet.note(CUSTOM_NOTE, high=225)
+    note = sheet.note(CUSTOM_NOTE, high=190)
     guider = sheet.add("LayerFusionGuider", base_model=models.base, foreground_model=models.foreground, cfg=4.5,
                        **parts.outputs(text, parts.PROMPTS))
     noise = sheet.add("RandomNoise", noise_seed=42)
@@ -118,7 +129,7 @@ def custom_sampling(sheet: Sheet) -> None:
     pictures = parts.decode(sheet, models, split)
     matched = parts.match(sheet, pictures)
     saved = parts.save(sheet, pictures, matched, "layerfusion/custom_sampling", None)
-    area = parts.start(sheet, loaders, size, text)
+    area = parts.start(sheet, loaders, size, text, 390)
     sheet.place(area.below, [note], width=area.width)
     area = sheet.place(area.right, [guider, noise, algorithm, sigmas], width=parts.NARROW, title="3  What samples", color=VIOLET)
     area = sheet.place(area.right, [stack, run, split], width=parts.NARROW, title="4  One sampling run", color=RED)
@@ -141,13 +152,30 @@ def priors(sheet: Sheet) -> None:
     read = sheet.add("LayerFusionExtractPriors", foreground_model=models.foreground, foreground=text["foreground"],
                      latent_image=run["foreground"], seed=42)
     soft = sheet.add("MaskPreview", title="Soft mask, foreground", mask=read["soft"])
-    soft.wide, shown.wide = 225, 535
-    saved.wide = soft.wide + shown.wide + PADDING
-    area = sheet.place((0, 0), [*loaders, size], width=parts.NARROW, title="1  Models and size", color=BLUE)
-    area = sheet.place(area.below, [options], width=parts.NARROW, title="Options (these are the defaults)", color=GOLD)
+    soft.wide, shown.wide, saved.wide, saved.high = parts.THIN, 535, 535, 590
+    area = sheet.place((0, 0), loaders, width=parts.NARROW, title="1  Models", color=BLUE)
+    area = sheet.place(area.below, [options], width=parts.NARROW, title="Options (the defaults)", color=GOLD)
     sheet.place(area.below, [note], width=area.width)
     area = sheet.place((area.right[0], 0), [text], width=parts.NARROW, title="2  One prompt per layer", color=GOLD)
     under = sheet.place(area.below, [strip, read], width=parts.NARROW, title="Masks, of the run and of a layer", color=VIOLET)
-    area = sheet.place((under.right[0], 0), [run, pictures], width=parts.NARROW, title="3  One sampling run", color=RED)
-    area = sheet.place(area.right, [saved], width=saved.wide, title="4  Three layers, and masks (5)", color=GREEN)
-    sheet.place(area.below, [shown], [soft], width=saved.wide, title="What the run blended with", color=VIOLET)
+    area = sheet.place((under.right[0], 0), [size, run], width=parts.NARROW, title="3  Size and one sampling run", color=RED)
+    area = sheet.place(area.right, [pictures], [saved], width=parts.THIN, title="4  Three layers, and masks (5)", color=GREEN)
+    sheet.place(area.below, [shown], [soft], width=parts.THIN, title="What the run blended with", color=VIOLET)
+
+
+def layer_editor(sheet: Sheet) -> None:
+    """The layers in ComfyUI's own editor."""
+    models, loaders = parts.demo_models(sheet)
+    size = sheet.add("EmptyLatentImage", width=256, height=256)
+    text = parts.prompts(sheet, models, "a green mug", "a wooden table")
+    note = sheet.note(EDITOR_NOTE, high=290)
+    run = parts.sampler(sheet, models, text, size["LATENT"], seed=42, **parts.DEMO)
+    pictures = parts.decode(sheet, models, run)
+    matched = parts.match(sheet, pictures, light="linear")
+    saved = parts.save(sheet, pictures, matched, "layerfusion/editor", run["priors"])
+    editor = sheet.add("ImageCompositor", layers=saved["layers"])
+    area = parts.start(sheet, loaders, size, text)
+    area = sheet.place(area.right, [run], width=parts.NARROW, title="3  One sampling run", color=RED)
+    area = parts.result(sheet, area.right, "4  Three layers", pictures, matched, saved)
+    area = sheet.place(area.right, [editor], width=300, title="5  ComfyUI's layer editor", color=VIOLET)
+    sheet.place(area.below, [note], width=area.width)

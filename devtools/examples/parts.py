@@ -18,7 +18,7 @@ FULL = {"steps": 25, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karra
 BOTTLE = ("a glass bottle of orange lemonade, product photo",
           "a weathered wooden table in a sunny garden, shallow depth of field", "text, watermark, blurry, low quality")
 """Foreground, background and negative prompt of the SDXL graphs."""
-NARROW = 285  # columns of the graphs that have five of them
+NARROW, THIN = 285, 225  # columns of the graphs that have five of them, and of Decode and Match Layers
 
 
 def file_of(name: str, folder: str, source: str = WEIGHTS) -> dict[str, str]:
@@ -77,8 +77,8 @@ def decode(sheet: Sheet, models: Models, latents: Node, title: str = "LayerFusio
 
 
 def match(sheet: Sheet, pictures: Node, **more: Any) -> Node:
-    """Layers that add up to the blended picture."""
-    return sheet.add("LayerFusionMatchLayers", **(outputs(pictures, LAYERS) | more))
+    """Layers that add up to the blended picture; a shorter title here, too."""
+    return sheet.add("LayerFusionMatchLayers", title="Match Layers", **(outputs(pictures, LAYERS) | more))
 
 
 def save(sheet: Sheet, pictures: Node, matched: Node, prefix: str, priors: Output | None, **more: Any) -> Node:
@@ -87,10 +87,16 @@ def save(sheet: Sheet, pictures: Node, matched: Node, prefix: str, priors: Outpu
                      blended=pictures["blended"], effects=matched["effects"], priors=priors, filename_prefix=prefix, **more)
 
 
-def result(sheet: Sheet, at: tuple[int, int], title: str, pictures: Node, matched: Node, saved: Node, width: int = 300) -> Area:
-    """The last group: Decode and Match Layers, of a width each, above the viewer."""
-    upper = sheet.place(at, [pictures], [matched], width=width, title=title, color=GREEN)
-    lower = sheet.place((upper.x + PADDING, upper.y + upper.height - PADDING + BELOW), [saved], width=2 * width + PADDING)
+def result(sheet: Sheet, at: tuple[int, int], title: str, pictures: Node, matched: Node, saved: Node, high: int = 760) -> Area:
+    """The last group: Decode above Match Layers, beside the viewer."""
+    saved.wide, saved.high = 380, high
+    return sheet.place(at, [pictures, matched], [saved], width=THIN, title=title, color=GREEN)
+
+
+def narrow_result(sheet: Sheet, at: tuple[int, int], title: str, pictures: Node, matched: Node, saved: Node) -> Area:
+    """The same in less width: Decode beside Match Layers, above the viewer."""
+    upper = sheet.place(at, [pictures], [matched], width=THIN, title=title, color=GREEN)
+    lower = sheet.place((upper.x + PADDING, upper.y + upper.height - PADDING + BELOW), [saved], width=2 * THIN + PADDING)
     area = upper._replace(height=lower.y + lower.height + PADDING - upper.y)
     sheet.groups[-1]["bounding"] = list(area)
     return area
@@ -105,16 +111,16 @@ def four_groups(sheet: Sheet, models: Models, loaders: list[Node], note: Node, s
     pictures = decode(sheet, models, run)
     matched = match(sheet, pictures)
     saved = save(sheet, pictures, matched, prefix, run["priors"])
-    first = sheet.place((0, 0), loaders, width=320, title="1  Models", color=BLUE)
+    first = sheet.place((0, 0), loaders, width=NARROW, title="1  Models", color=BLUE)
     sheet.place(first.below, [note], width=first.width)
-    second = sheet.place(first.right, [text], width=360, title=titles[0], color=GOLD)
+    second = sheet.place(first.right, [text], width=300, title=titles[0], color=GOLD)
     if options is not None:
-        sheet.place(second.below, [options], width=360, title="Options (these are the defaults)", color=GOLD)
-    third = sheet.place(second.right, [size, run], width=320, title="3  Size and one sampling run", color=RED)
-    result(sheet, third.right, titles[1], pictures, matched, saved)
+        sheet.place(second.below, [options], width=300, title="Options (the defaults)", color=GOLD)
+    third = sheet.place(second.right, [size, run], width=NARROW, title="3  Size and one sampling run", color=RED)
+    result(sheet, third.right, titles[1], pictures, matched, saved, high=890)
 
 
-def start(sheet: Sheet, models: list[Node], size: Node, text: Node, width: int = 340) -> Area:
+def start(sheet: Sheet, models: list[Node], size: Node, text: Node, width: int = NARROW) -> Area:
     """The first column: models and size above the prompts; returns the whole."""
     upper = sheet.place((0, 0), [*models, size], width=width, title="1  Models and size", color=BLUE)
     lower = sheet.place(upper.below, [text], width=width, title="2  One prompt per layer", color=GOLD)

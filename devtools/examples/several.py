@@ -45,8 +45,8 @@ def sdxl(sheet: Sheet) -> None:
 
 
 def _prompts(sheet: Sheet, models: parts.Models, foregrounds: str, background: str, negative: str = "") -> Node:
-    return sheet.add("LayerFusionTextEncodeSeveral", clip=models.clip, foregrounds=foregrounds, background=background,
-                     negative=negative)  # fmt: skip
+    return sheet.add("LayerFusionTextEncodeSeveral", high=560, clip=models.clip, foregrounds=foregrounds,
+                     background=background, negative=negative)  # fmt: skip
 
 
 def _several(sheet: Sheet, models: parts.Models, loaders: list[Node], size: Node, text: Node, note: Node, prefix: str,

@@ -14,7 +14,11 @@ from PIL import Image
 from layerfusion_pack.devtools import browser, examples, graph, sheet
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-SMALLEST_ZOOM = 0.6  # of the first fit in a window of 1600 x 1000; below, the classic canvas draws no text
+WINDOW, SMALL_WINDOW = (1600, 1000), (1366, 768)
+SMALLEST_ZOOM = 0.6  # of the first fit in `WINDOW`
+TEXT_ZOOM = 8 / 14  # below, the classic canvas draws no text: 8 pixels high at least, of the nodes' 14
+FIRST = ("demo", "sdxl", "two_foregrounds", "two_foregrounds_sdxl", "layer_editor")
+"""Graphs whose texts are drawn at the first fit in `SMALL_WINDOW`, too; the others have too many nodes for that."""
 RENDERERS = ("classic", "Nodes 2.0")
 ROUNDING = 2  # pixels of the graph
 SETTLED = "new Promise((done) => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), {}))"
@@ -83,11 +87,16 @@ def faults(drawn: dict) -> list[str]:
                     for group, around in drawn["groups"] if overlap(box, around) and not within(box, around)]
 
 
+def whole(by_key: dict, object_info: dict) -> list:
+    """The entries of the graphs that this ComfyUI has all nodes of."""
+    return [entry for entry in by_key.items() if examples.complete(entry[0], object_info)]
+
+
 @pytest.fixture(scope="module")
 def window():
     if browser.find() is None:
         pytest.skip("NO CHROMIUM: install one to look at the example graphs (on Debian and Ubuntu: chromium)")
-    with browser.Browser(1600, 1000) as opened:
+    with browser.Browser(*WINDOW) as opened:
         yield opened
 
 
@@ -98,19 +107,25 @@ def open_page(window: browser.Browser, server, renderer: str) -> None:
     window.wait("document.elementFromPoint(800, 500)?.closest('canvas, [data-node-id]')")
 
 
+def open_graph(window: browser.Browser, key: str) -> None:
+    name = json.dumps(examples.name(key))
+    window.run(f"""fetch(app.api.apiURL("/workflow_templates/layerfusion/" + {name} + ".json")).then((got) => got.json())
+        .then((graph) => app.loadGraphData(graph, true, true, {name}, {{ openSource: "template" }})).then(() => 0)""")
+    window.run(SETTLED.format(300))
+
+
 @pytest.fixture(scope="module", params=RENDERERS)
-def seen(request, server, window):
+def seen(request, server, window, object_info):
     """Of each example graph: what is drawn when it is opened, and while its samplers show previews."""
     open_page(window, server, request.param)
     found = {}
     for key in examples.GRAPHS:
-        name = json.dumps(examples.name(key))
-        window.run(f"""fetch(app.api.apiURL("/workflow_templates/layerfusion/" + {name} + ".json")).then((got) => got.json())
-            .then((graph) => app.loadGraphData(graph, true, true, {name}, {{ openSource: "template" }})).then(() => 0)""")
-        window.run(SETTLED.format(300))
+        open_graph(window, key)
         if request.param == RENDERERS[1] and not window.run("Boolean(document.querySelector('[data-testid=node-widgets]'))"):
             pytest.skip("The Nodes 2.0 of this ComfyUI do not show the widgets of node packs yet")
         opened = window.run(DRAWN)
+        if key in examples.NEWER and not examples.complete(key, object_info):
+            window.wait(f"document.querySelector('[role=dialog]')?.innerText.includes('{examples.NEWER[key]}')")
         api = window.run("app.graphToPrompt().then(({ output }) => output)")
         previews = window.run(PREVIEW)
         window.run(SETTLED.format(50))
@@ -132,20 +147,41 @@ def test_the_first_view_is_large_enough_to_read(seen):
     assert min(zooms.values()) >= SMALLEST_ZOOM, zooms
 
 
+def test_the_first_graphs_can_be_read_on_a_small_screen(server, window):
+    window.resize(*SMALL_WINDOW)
+    try:
+        open_page(window, server, RENDERERS[0])
+        zooms = {}
+        for key in FIRST:
+            open_graph(window, key)
+            zooms[key] = window.run("app.canvas.ds.scale")
+    finally:
+        window.resize(*WINDOW)
+    assert min(zooms.values()) >= TEXT_ZOOM, zooms
+
+
 def test_prompts_and_notes_are_read_without_scrolling(seen):
     assert {key: cut for key, states in seen.items() if (cut := states["opened"]["cut"])} == {}
 
 
 def test_the_page_queues_what_the_file_says(seen, object_info):
     """No widget in another's place, no link lost on the way through the page."""
-    for key, states in seen.items():
+    for key, states in whole(seen, object_info):
         expected = graph.to_api(examples.load(CHECKOUT, key), object_info)
         assert {node: (x["class_type"], x["inputs"]) for node, x in states["api"].items()} == {
             node: (x["class_type"], x["inputs"]) for node, x in expected.items()}, key
 
 
+def test_a_graph_of_a_newer_comfyui_opens_in_an_older_one(seen):
+    """With the node's outline; the page has named it, and the note says which ComfyUI has it."""
+    for key in examples.NEWER:
+        file = examples.load(CHECKOUT, key)
+        assert "ComfyUI 0." in "".join(x["widgets_values"][0] for x in file["nodes"] if x["type"] == sheet.NOTE)
+        assert len(seen[key]["opened"]["nodes"]) == len(file["nodes"])
+
+
 def test_the_files_are_what_their_code_draws(object_info):
-    for key in examples.GRAPHS:
+    for key, _ in whole(examples.GRAPHS, object_info):
         drawn = examples.text(examples.draw(key, object_info))
         assert examples.file(CHECKOUT, key).read_text(encoding="utf-8") == drawn, f"{key}: run python -m devtools.examples"
     for name, function in examples.BLUEPRINTS.items():
