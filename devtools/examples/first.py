@@ -24,10 +24,10 @@ Right click on **Save Layers**: *Edit the layers* opens them in ComfyUI's own la
 
 SDXL_NOTE = """**Files**
 
-- `models/checkpoints`: an SDXL checkpoint, e.g.
+- **models/checkpoints**: an SDXL checkpoint, e.g.
 [sd_xl_base_1.0](https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0). Photographic ones such as RealVisXL
 suit LayerDiffuse well.
-- `models/layer_model`: **layer_xl_transparent_attn** (743 MB) and **vae_transparent_decoder** (208 MB) from
+- **models/layer_model**: *layer_xl_transparent_attn* (743 MB) and *vae_transparent_decoder* (208 MB) from
 [LayerDiffusion/layerdiffusion-v1](https://huggingface.co/LayerDiffusion/layerdiffusion-v1).
 
 **Prompts**: name only the object in *foreground* and only the scene in *background*. Leave *blended* empty to join
@@ -41,7 +41,7 @@ def demo(sheet: Sheet) -> None:
     models, loaders = parts.demo_models(sheet)
     size = sheet.add("EmptyLatentImage", width=256, height=256)
     text = parts.prompts(sheet, models, "a red apple", "a wooden table")
-    note = sheet.note(DEMO_NOTE, high=560)
+    note = sheet.note(DEMO_NOTE, high=450)
     _three_layers(sheet, models, loaders, size, text, note, "layerfusion/demo", "fixed", **parts.DEMO)
 
 
@@ -50,7 +50,7 @@ def sdxl(sheet: Sheet) -> None:
     models, loaders = parts.sdxl_models(sheet)
     size = sheet.add("EmptyLatentImage", width=1024, height=1024)
     text = parts.prompts(sheet, models, *parts.BOTTLE)
-    note = sheet.note(SDXL_NOTE, high=370)
+    note = sheet.note(SDXL_NOTE, high=340)
     _three_layers(sheet, models, loaders, size, text, note, "layerfusion/layers", "randomize", **parts.FULL)
 
 

@@ -168,7 +168,7 @@ def layer_editor(sheet: Sheet) -> None:
     models, loaders = parts.demo_models(sheet)
     size = sheet.add("EmptyLatentImage", width=256, height=256)
     text = parts.prompts(sheet, models, "a green mug", "a wooden table")
-    note = sheet.note(EDITOR_NOTE, high=290)
+    note = sheet.note(EDITOR_NOTE, high=280)
     run = parts.sampler(sheet, models, text, size["LATENT"], seed=42, **parts.DEMO)
     pictures = parts.decode(sheet, models, run)
     matched = parts.match(sheet, pictures, light="linear")
