@@ -79,6 +79,9 @@ class Browser:
             message = json.loads(self._socket.recv())
             if message.get("method") == "Runtime.exceptionThrown":
                 self.errors.append(_words(message["params"]["exceptionDetails"]))
+            if message.get("method") == "Page.javascriptDialogOpening":  # e.g. leave the page with unsaved changes?
+                accept = {"id": 0, "method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
+                self._socket.send(json.dumps(accept))
             if message.get("id") == self._last:
                 if "error" in message:
                     raise Problem(f"{method}: {message['error']['message']}")

@@ -26,6 +26,7 @@ class LayerFusionTextEncode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="LayerFusionTextEncode",
+            has_intermediate_output=True,  # its notices come again when it is cached
             display_name="LayerFusion Text Encode",
             search_aliases=["layer prompts", "clip text encode", "transparent"],
             description="Encode one prompt per layer for the LayerFusion KSampler.",

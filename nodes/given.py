@@ -108,6 +108,7 @@ class LayerFusionPlaceForeground(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="LayerFusionPlaceForeground",
+            has_intermediate_output=True,  # its notices come again when it is cached
             display_name="Place Foreground",
             search_aliases=["layer", "cutout", "move", "scale", "transform", "rgba", "png"],
             description="Move and scale a cut-out on a transparent canvas before LayerFusion Encode: the next run then "

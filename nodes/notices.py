@@ -11,8 +11,8 @@ log = logging.getLogger(__name__)
 def notice(*texts: str | None) -> dict | None:
     """Log the texts, and the `ui` of a node that shows them (None for no text): the first sentence of each, the whole on hover.
 
-    The page (web/notices.js) keeps it until the node runs again, so that a run that takes the node's result from the
-    host's cache shows it, too.
+    The page (web/notices.js) keeps it until the node runs again, and gets it again when a run takes the node's result from
+    the host's cache.
     """
     found = [text for text in texts if text]
     for text in found:

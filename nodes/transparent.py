@@ -103,6 +103,7 @@ class LayerFusionDecode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="LayerFusionDecode",
+            has_intermediate_output=True,  # its notices come again when it is cached
             display_name="LayerFusion Decode (RGBA, Alpha)",
             search_aliases=[
                 "layerdiffuse decode", "transparent", "rgba", "alpha", "cutout", "vae decode",
@@ -253,6 +254,7 @@ class LayerFusionEncode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="LayerFusionEncode",
+            has_intermediate_output=True,  # its notices come again when it is cached
             display_name="LayerFusion Encode (Cutout)",
             search_aliases=["layerdiffuse encode", "transparent", "rgba", "alpha", "cutout", "vae encode", "png"],
             description=(

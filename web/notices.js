@@ -47,13 +47,38 @@ function fit(node) {
   node.setDirtyCanvas?.(true, true);
 }
 
+/** The node of an execution id, which is its own behind those of the subgraphs it lies in. */
+function nodeOf(id) {
+  let graph = app.rootGraph ?? app.graph;
+  let node;
+  for (const part of String(id).split(":")) {
+    node = graph?.getNodeById(part);
+    graph = node?.subgraph;
+  }
+  return node && speaks(node) ? node : undefined;
+}
+
+/** What a finished run's nodes have to say, also those of which the host sent nothing: older ones do so of cached nodes. */
+async function recall(run) {
+  const answer = await api.fetchApi(`/history/${run}`);
+  const outputs = answer.ok ? (await answer.json())[run]?.outputs : undefined;
+  for (const [id, { layerfusion_notices: notices }] of Object.entries(outputs ?? {})) {
+    const node = notices?.length && nodeOf(id);
+    if (node) show(node, notices);
+  }
+}
+
 app.registerExtension({
   name: "LayerFusion.Notices",
 
   setup() {
+    let run;
+    api.addEventListener("execution_start", ({ detail }) => (run = detail.prompt_id));
     api.addEventListener("executing", ({ detail }) => {
-      const node = detail && app.graph.getNodeById(Number(detail.node ?? detail));
-      if (node && speaks(node)) clear(node);
+      const id = detail?.node ?? detail;
+      const node = id && nodeOf(id);
+      if (node) clear(node);
+      if (!id && run) recall(run);
     });
   },
 
@@ -62,7 +87,8 @@ app.registerExtension({
     const { onExecuted } = node;
     node.onExecuted = function (output) {
       onExecuted?.call(this, output);
-      if (output?.layerfusion_notices?.length) show(this, output.layerfusion_notices);
+      const notices = output?.layerfusion_notices;
+      notices?.length ? show(this, notices) : clear(this);
     };
   },
 });

@@ -4,7 +4,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { ACTIONS } from "./viewer_actions.mjs";
 import { ViewerElement } from "./viewer_element.mjs";
-import { outputKey, setsOfHistory, VIEWED, viewPath } from "./viewer_model.mjs";
+import { outputKey, outputOfHistory, VIEWED, viewPath } from "./viewer_model.mjs";
 
 const PSD = "/layerfusion/psd";
 const RUNS = 32; // of the server's history that are looked through for pictures
@@ -44,8 +44,8 @@ async function recall(node) {
   if (!answer.ok) return;
   const alike = [...viewers.keys()].filter((other) => other.comfyClass === node.comfyClass);
   const { id } = app.rootGraph ?? app.graph;
-  const sets = setsOfHistory(await answer.json(), id, node.comfyClass, alike.length === 1 ? null : node.id);
-  if (sets && !viewer.model.sets.length) viewer.show(sets);
+  const output = outputOfHistory(await answer.json(), id, node.comfyClass, alike.length === 1 ? null : node.id);
+  if (output && !viewer.model.sets.length) viewer.show(output.layerfusion_layers, output.layerfusion_notices);
 }
 
 function showOutput(node, outputs) {

@@ -163,13 +163,13 @@ export function outputKey({ id, graph }) {
   return graph?.rootGraph && graph !== graph.rootGraph ? `${graph.id}:${id}` : String(id);
 }
 
-/** What the newest run of a workflow in the server's history gave a node of `kind`; id: the node's, null for any; or undefined. */
-export function setsOfHistory(history, workflow, kind, id) {
+/** Output of a node of `kind` in the newest run of a workflow that the server's history has; id: the node's, null for any; or undefined. */
+export function outputOfHistory(history, workflow, kind, id) {
   const runs = Object.values(history).reverse().filter(({ prompt }) => prompt[3]?.extra_pnginfo?.workflow?.id === workflow);
   for (const { prompt, outputs } of runs) {
     for (const [key, output] of Object.entries(outputs)) {
       const same = id === null || key.split(":").at(-1) === String(id);
-      if (same && prompt[2][key]?.class_type === kind && output.layerfusion_layers) return output.layerfusion_layers;
+      if (same && prompt[2][key]?.class_type === kind && output.layerfusion_layers) return output;
     }
   }
   return undefined;

@@ -31,18 +31,18 @@ def opaque_share(alpha: Tensor, within: Tensor | None = None) -> Tensor:
 
 
 def which(rows: Tensor, per_picture: int = 1) -> str:
-    """In words, which foregrounds (pictures * per_picture,) are True: ", in picture 2 of 3" and the like, "" for an only one."""
+    """In words, which foregrounds (pictures * per_picture,) are True: "picture 2 of 3, " and the like, "" for an only one."""
     pictures = len(rows) // per_picture
     found = [(row % per_picture + 1, row // per_picture + 1) for row in rows.nonzero().flatten().tolist()]
     if len(rows) == 1:
         return ""
     if per_picture > 1 and pictures > 1:
         names = [f"foreground {foreground} of picture {picture}" for foreground, picture in found]
-        return f", in {_listed(names)}"
+        return f"{_listed(names)}, "
     kind, numbers = ("picture", [b for _, b in found]) if per_picture == 1 else ("foreground", [a for a, _ in found])
     if len(numbers) == len(rows):
-        return f", in all {len(rows)} {kind}s"
-    return f", in {kind}{'s' * (len(numbers) > 1)} {_listed(list(map(str, numbers)))} of {len(rows)}"
+        return f"all {len(rows)} {kind}s, "
+    return f"{kind}{'s' * (len(numbers) > 1)} {_listed(list(map(str, numbers)))} of {len(rows)}, "
 
 
 def _listed(names: list[str]) -> str:
@@ -61,7 +61,7 @@ def opaque_finding(alpha: Tensor, per_picture: int = 1, within: Tensor | None = 
     if not bool(failed.any()):
         return None
     part = "it" if within is None or bool(within[failed.to(within.device)].all()) else "its region"
-    return f"Foreground is opaque: {100 * float(shares[failed].min()):.1f} % of {part}{which(failed, per_picture)}."
+    return f"Foreground is opaque: {which(failed, per_picture)}{100 * float(shares[failed].min()):.1f} % of {part}."
 
 
 def grey_finding(pixels: Tensor, per_picture: int = 1) -> str | None:
@@ -79,7 +79,7 @@ def grey_finding(pixels: Tensor, per_picture: int = 1) -> str | None:
     if not bool(failed.any()):
         return None
     share = 100 * float(shares[failed].max())
-    return f"Foreground is not on grey: {share:.0f} % of its border is, as models paint it{which(failed, per_picture)}."
+    return f"Foreground is not on grey: {which(failed, per_picture)}{share:.0f} % of its border is, as models paint it."
 
 
 def effect_warning(pixels: Tensor, alpha: Tensor, per_picture: int = 1, within: Tensor | None = None) -> str | None:

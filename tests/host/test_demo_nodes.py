@@ -15,6 +15,8 @@ from PIL import Image
 
 from layerfusion_pack.layerfusion_core.host.models import demo
 from layerfusion_pack.layerfusion_core.host.sampling.conditioning import eos_column
+from layerfusion_pack.layerfusion_core.host.sampling.foregrounds import Foreground
+from layerfusion_pack.layerfusion_core.layers.guessed_alpha import on_guessed_board
 from layerfusion_pack.nodes.conditioning import LayerFusionTextEncode
 from layerfusion_pack.nodes.demo import LayerFusionLoadDemo
 from layerfusion_pack.nodes.options import LayerFusionOptionsNode
@@ -115,19 +117,35 @@ def test_extracted_priors_are_those_of_the_sampler():
     assert torch.allclose(grid, priors.images(0)["soft"], atol=2e-3)
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-def test_preview_shows_a_row_of_three_layers_per_sample(monkeypatch, batch):
+@pytest.mark.parametrize(("batch", "cutouts"), [(1, 1), (2, 2)])
+def test_preview_shows_the_layers_of_a_sample_in_a_row_and_changes_nothing(monkeypatch, batch, cutouts):
     updates = []
-    monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
     monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", lambda self, *update: updates.append(update))
-    layers = sample(steps=3, latent={"samples": torch.zeros(batch, 4, 16, 16), "downscale_ratio_spacial": 8})
+
+    def run(method):
+        monkeypatch.setattr(latent_preview.args, "preview_method", method)
+        latent = {"samples": torch.zeros(batch, 4, 16, 16), "downscale_ratio_spacial": 8}
+        return sample(steps=3, latent=latent, foregrounds=(Foreground(prompts()[0]),) * (cutouts - 1))
+
+    layers = run(latent_preview.LatentPreviewMethod.Latent2RGB)
     assert [update[:2] for update in updates] == [(1, 3), (2, 3), (3, 3)]
     kind, image, size = updates[-1][2]
-    assert kind == "JPEG" and size >= 3 * 512 and image.size == (3 * 128 + 2 * 5, 16 + 128 * batch + 5 * (batch - 1))
-    base = models()[0]
-    previewer = latent_preview.get_previewer(torch.device("cpu"), base.model.latent_format)
-    for column, latent in enumerate(layers[:3]):  # foreground, background, blended
-        for row, clean in enumerate(base.model.process_latent_in(latent["samples"])):
-            alone = previewer.decode_latent_to_preview(clean.unsqueeze(0)).resize((128, 128), Image.Resampling.BILINEAR)
+    columns = cutouts + 2
+    assert kind == "JPEG" and size >= columns * 512
+    assert image.size == (columns * 128 + (columns - 1) * 5, 16 + 128 * batch + 5 * (batch - 1))
+    base, same = models()[0], run(latent_preview.LatentPreviewMethod.NoPreviews)
+    assert all(torch.equal(layer["samples"], other["samples"]) for layer, other in zip(layers[:3], same))
+    previewer = latent_preview.Latent2RGBPreviewer(
+        base.model.latent_format.latent_rgb_factors, base.model.latent_format.latent_rgb_factors_bias
+    )
+    boards = 0
+    for row in range(batch):
+        own = layers[0]["samples"][row * cutouts : (row + 1) * cutouts]
+        for column, latent in enumerate([*own, *(layer["samples"][row] for layer in layers[1:3])]):
+            clean = base.model.process_latent_in(latent.unsqueeze(0))
+            alone = previewer.decode_latent_to_preview(clean).resize((128, 128), Image.Resampling.BILINEAR)
+            cut = on_guessed_board(alone) if column < cutouts else alone
+            boards += cut is not alone
             shown = image.crop((column * 133, 16 + row * 133, column * 133 + 128, 16 + row * 133 + 128))
-            assert numpy.abs(numpy.asarray(alone, float) - numpy.asarray(shown, float)).mean() < 3
+            assert numpy.abs(numpy.asarray(cut, float) - numpy.asarray(shown, float)).mean() < 3, (row, column)
+    assert boards > 0

@@ -164,12 +164,12 @@ def test_a_foreground_that_was_not_cut_out_is_said_to_be(save, caplog):
 
 
 @pytest.mark.parametrize(("count", "per_picture", "row", "words"), [
-    (2, 1, 1, "in picture 2 of 2"), (1, 2, 0, "in foreground 1 of 2"), (2, 2, 3, "in foreground 2 of picture 2")])  # fmt: skip
+    (2, 1, 1, "picture 2 of 2"), (1, 2, 0, "foreground 1 of 2"), (2, 2, 3, "foreground 2 of picture 2")])  # fmt: skip
 def test_one_opaque_foreground_among_others_is_said_to_be(save, count, per_picture, row, words):
     foreground, background, blended = pictures(count * per_picture)
     foreground[row, ..., 3] = 1.0
     shown = json.loads(save(foreground, background[:count], blended[:count]).ui["layerfusion_notices"][0])
-    assert shown["line"] == f"Foreground is opaque: 100.0 % of it, {words}"
+    assert shown["line"] == f"Foreground is opaque: {words}, 100.0 % of it"
 
 
 def test_layer_document(save):

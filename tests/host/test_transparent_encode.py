@@ -60,7 +60,7 @@ def test_pictures_that_are_no_cut_outs_are_said_to_be(caplog):
     mask[1] = 0.0
     for run in runs:
         shown = json.loads(run().ui["layerfusion_notices"][0])
-        assert shown["line"] == "Foreground is opaque: 100.0 % of it, in picture 2 of 2" and "invert" in shown["text"]
+        assert shown["line"] == "Foreground is opaque: picture 2 of 2, 100.0 % of it" and "invert" in shown["text"]
     assert caplog.messages == [shown["text"]] * 2
 
 

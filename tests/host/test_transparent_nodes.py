@@ -144,7 +144,7 @@ def test_the_effect_check_looks_at_every_foreground_and_within_its_region(nodes)
     decode = {"vae": GreyVAE(), "ensemble": "1"}
     found = run(nodes.LayerFusionDecode, foreground, **scenes, **decode, transparent_vae=Constant(0.1, 0.2, 0.3, 1.0))
     (shown,) = (json.loads(text) for text in found.ui["layerfusion_notices"])
-    assert shown["line"] == "Foreground is opaque: 100.0 % of its region, in foreground 2 of picture 2"
+    assert shown["line"] == "Foreground is opaque: foreground 2 of picture 2, 100.0 % of its region"
     assert not found.result[0][3, :, :16, 3].any()
     given = torch.zeros(4, 48, 40, 4)  # kept in full, its own pixels with their alpha come out
     kept = {"layerfusion_keep": torch.ones(4, 1, 6, 5), "layerfusion_kept": foreground["samples"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from layerfusion_pack.devtools.client import Client
 from layerfusion_pack.devtools.server import ComfyServer
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+sys.path.append(str(Path(__file__).resolve().parent))  # tests share viewer_page.py
 
 
 @pytest.fixture(scope="session")

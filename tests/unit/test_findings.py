@@ -24,7 +24,7 @@ def test_effect_warning():
     scene = effect_warning(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), alpha)
     assert "border" in scene and "is opaque" not in scene
     both = effect_warning(pixels.repeat(2, 1, 1, 1), torch.cat([alpha, torch.ones_like(alpha)]))
-    assert "100.0 % of it, in picture 2 of 2." in both and "object itself fills the picture" in both
+    assert "Foreground is opaque: picture 2 of 2, 100.0 % of it." in both and "object itself fills the picture" in both
 
 
 def test_an_object_that_leaves_the_picture_is_no_reason_to_warn():
@@ -37,9 +37,10 @@ def test_one_opaque_foreground_among_others_is_found_and_named():
     _, alpha = grey_with_object()
     cut, opaque = alpha[0], torch.ones_like(alpha[0])
     assert opaque_finding(torch.cat([cut, cut])) is None
-    assert opaque_finding(torch.cat([cut, opaque])) == "Foreground is opaque: 100.0 % of it, in picture 2 of 2."
-    assert opaque_finding(torch.cat([opaque, cut, opaque]), 3).endswith("in foregrounds 1, 3 of 3.")
-    assert opaque_finding(torch.cat([cut, cut, opaque, cut]), 2).endswith("in foreground 1 of picture 2.")
+    assert opaque_finding(torch.cat([cut, opaque])) == "Foreground is opaque: picture 2 of 2, 100.0 % of it."
+    assert opaque_finding(torch.cat([opaque, cut, opaque]), 3) == "Foreground is opaque: foregrounds 1, 3 of 3, 100.0 % of it."
+    one_of_four = torch.cat([cut, cut, opaque, cut])
+    assert opaque_finding(one_of_four, 2) == "Foreground is opaque: foreground 1 of picture 2, 100.0 % of it."
 
 
 def test_a_foreground_is_judged_within_its_region():
@@ -48,9 +49,9 @@ def test_a_foreground_is_judged_within_its_region():
     within = torch.zeros_like(alpha, dtype=torch.bool)
     within[:, 24:40, 24:40] = True  # inside the object
     assert opaque_finding(alpha, 2) is None
-    assert opaque_finding(alpha, 2, within) == "Foreground is opaque: 100.0 % of its region, in all 2 foregrounds."
+    assert opaque_finding(alpha, 2, within) == "Foreground is opaque: all 2 foregrounds, 100.0 % of its region."
     within[0] = True
-    assert opaque_finding(alpha, 2, within) == "Foreground is opaque: 100.0 % of its region, in foreground 2 of 2."
+    assert opaque_finding(alpha, 2, within) == "Foreground is opaque: foreground 2 of 2, 100.0 % of its region."
     within[1] = False
     assert opaque_finding(alpha, 2, within) is None  # its canvas is empty everywhere
 
@@ -59,9 +60,9 @@ def test_a_foreground_is_judged_within_its_region():
     ("rows", "per_picture", "words"),
     [
         ([True], 1, ""),
-        ([True, False, True], 1, ", in pictures 1, 3 of 3"),
-        ([True] * 9 + [False], 1, ", in pictures 1, 2, 3, 4, 5, 6 and 3 more of 10"),
-        ([False, True, True, False], 2, ", in foreground 2 of picture 1, foreground 1 of picture 2"),
+        ([True, False, True], 1, "pictures 1, 3 of 3, "),
+        ([True] * 9 + [False], 1, "pictures 1, 2, 3, 4, 5, 6 and 3 more of 10, "),
+        ([False, True, True, False], 2, "foreground 2 of picture 1, foreground 1 of picture 2, "),
     ],
 )
 def test_which(rows, per_picture, words):

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
 
-import { BACKDROPS, outputKey, SEGMENTS, setsOfHistory, ViewerModel, viewPath, ZOOMS } from "../../web/viewer_model.mjs";
+import { BACKDROPS, outputKey, SEGMENTS, outputOfHistory, ViewerModel, viewPath, ZOOMS } from "../../web/viewer_model.mjs";
 
 const file = (name) => ({ filename: `${name}.png`, subfolder: "", type: "output" });
 const MASKS = { structure: file("s"), content: file("c"), soft: file("m"), hard: file("h") };
@@ -251,8 +251,8 @@ test("the last run of a workflow is found in the server's history", () => {
     other: run("theirs", { 3: { class_type: kind } }, { 3: { layerfusion_layers: ["theirs"] } }),
     bare: { prompt: [1, "id", {}, {}], outputs: {} },
   };
-  assert.deepEqual(setsOfHistory(history, "mine", kind, 3), ["new"]);
-  assert.deepEqual(setsOfHistory(history, "mine", kind, null), ["new"]);
-  assert.equal(setsOfHistory(history, "mine", kind, 9), undefined);
-  assert.equal(setsOfHistory(history, "none", kind, null), undefined);
+  assert.deepEqual(outputOfHistory(history, "mine", kind, 3), { layerfusion_layers: ["new"] });
+  assert.deepEqual(outputOfHistory(history, "mine", kind, null), { layerfusion_layers: ["new"] });
+  assert.equal(outputOfHistory(history, "mine", kind, 9), undefined);
+  assert.equal(outputOfHistory(history, "none", kind, null), undefined);
 });

@@ -8,6 +8,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from PIL import Image, ImageDraw, ImageFont
 
+from ...layers.guessed_alpha import on_guessed_board
 from ...method.streams import Layers, StreamLayout
 
 NARROWEST = 128
@@ -16,7 +17,8 @@ NARROWEST = 128
 def strip_callback(model: ModelPatcher, steps: int, layout: StreamLayout):
     """Return a sampler callback that moves the progress bar and shows foregrounds | background | blended, a row per sample.
 
-    Honours the host's preview method; the sheet is shown as wide as its pictures are many, so that each stays readable.
+    Honours the host's preview method; the sheet is shown as wide as its pictures are many, so that each stays readable. All
+    that is done with the pictures is done with the one that the host's previewer has brought to the CPU.
     """
     previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
     bar = comfy.utils.ProgressBar(steps)
@@ -31,16 +33,17 @@ def strip_callback(model: ModelPatcher, steps: int, layout: StreamLayout):
             sheet = torch.cat([torch.cat([*row], dim=-1) for row in rows], dim=-2).unsqueeze(0)
             kind, image, size = previewer.decode_latent_to_preview_image("JPEG", sheet)
             side = size * max(len(order), len(rows)) if size else size
-            preview = kind, spaced(image, len(rows), names, size or NARROWEST), side
+            preview = kind, spaced(image, len(rows), names, len(foregrounds), size or NARROWEST), side
         bar.update_absolute(step + 1, total_steps, preview)
 
     return callback
 
 
-def spaced(sheet: Image.Image, rows: int, names: list[str], widest: int) -> Image.Image:
+def spaced(sheet: Image.Image, rows: int, names: list[str], cutouts: int, widest: int) -> Image.Image:
     """The pictures of a sheet without gaps, `rows` x len(names), set apart under a line with the names of the columns.
 
-    A picture comes out NARROWEST to `widest` pixels wide: a preview of one pixel per latent cell is too small to write on.
+    The first `cutouts` columns are on a checkerboard where they show their canvas. A picture comes out NARROWEST to `widest`
+    pixels wide: a preview of one pixel per latent cell is too small to write on.
     """
     columns = len(names)
     scale = min(max(1.0, NARROWEST * columns / sheet.width), max(widest, NARROWEST) * columns / sheet.width)
@@ -54,5 +57,6 @@ def spaced(sheet: Image.Image, rows: int, names: list[str], widest: int) -> Imag
         draw.text((left + width / 2, line / 2), name, fill="#b0b0b0", font=font, anchor="mm")
         for row in range(rows):
             part = sheet.crop((column * width, row * height, (column + 1) * width, (row + 1) * height))
+            part = on_guessed_board(part) if column < cutouts else part
             canvas.paste(part, (left, line + row * (height + gap)))
     return canvas
