@@ -50,6 +50,34 @@ def test_the_readme_clones_into_the_folder_that_the_registry_makes():
     assert command in text("README.md")
 
 
+def test_the_readme_is_short_before_its_reference_part():
+    first, ruled, _ = text("README.md").partition("\n---\n")
+    assert ruled and len(first.split()) < 900
+    headings = re.findall(r"^## (.+)$", first, re.MULTILINE)
+    assert headings == ["Install", "Which checkpoints", "Memory and time", "First run", "Your own layers", "Limits"]
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_every_link_between_our_texts_leads_somewhere():
+    files = [*CHECKOUT.glob("*.md"), *(path for folder in ("docs", "demo", "benchmarks", "evaluation", "tests")
+                                       for path in (CHECKOUT / folder).rglob("*.md"))]  # fmt: skip
+    lost = []
+    for file in files:
+        for link in re.findall(r"\]\(([^)\s]+)\)", file.read_text(encoding="utf-8")):
+            name, _, anchor = link.partition("#")
+            target = file.parent / name if name else file
+            if link.startswith("https://"):
+                continue
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+            if not target.exists() or anchor and anchor not in map(slug, headings):
+                lost.append((file.name, link))
+    assert lost == []
+
+
 def test_one_command_sets_the_owner(tmp_path):
     for name in owner.FILES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
