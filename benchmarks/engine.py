@@ -1,13 +1,14 @@
-"""Seconds per step of LayerFusion beside the stock sampler on a batch of three, in one process, side by side.
+"""Seconds per step of LayerFusion beside the stock sampler on a batch of as many layers, in one process, side by side.
 
     python benchmarks/engine.py --host DIR [--shape demo|sdxl | --depth [CHANNELS]] [--size PIXELS ...] [--batch N ...]
-                                [--steps N] [--repeats N] [--dtype fp16] [--two-checkpoints] [--clock wall|cpu] [--profile]
-                                [--count | --setup]
+                                [--foregrounds K] [--steps N] [--repeats N] [--dtype fp16] [--two-checkpoints]
+                                [--clock wall|cpu] [--profile] [--count | --setup]
 
-`python dev.py bench` finds the host and the environment. The stock run denoises three rows with the base model, which
-is the least that three pictures can cost; three stock runs of one picture each, one after another, are the least that
-making the layers in sequence can cost. Every repeat runs all settings in turn, so that ratios hold when the
-machine's speed drifts; medians are printed. `sdxl` is SDXL's shape with random weights and rank-256 foreground weights,
+`python dev.py bench` finds the host and the environment. The stock run denoises a row for each layer (K foregrounds, blended,
+background) with the base model, which is the least that as many pictures can cost; stock runs of one picture each, one after
+another, are the least that making the layers in sequence can cost. Every repeat runs all settings in turn, so that ratios hold
+when the machine's speed drifts; medians are printed. `sdxl` is SDXL's
+shape with random weights and rank-256 foreground weights,
 --depth its 70 blocks at fewer channels and rank 4. --count counts the kernels of an evaluation and the bytes they move
 (`counting.py`) instead of measuring time, --setup measures what comes before a queue's first evaluation. Several sizes
 and batches make a table.
@@ -38,7 +39,7 @@ SDXL_UNET = dict(
     num_classes="sequential", adm_in_channels=2816, use_spatial_transformer=True, legacy=False,
     use_temporal_attention=False, use_temporal_resblock=False,
 )  # fmt: skip
-STOCK, SEQUENCE = "stock, batch of 3", "stock, three runs"
+STOCK, SEQUENCE = "stock, one batch", "stock, in sequence"
 SETTINGS = {
     "strength 0": {"strength": 0.0},
     "previous_step": {"prior_mode": "previous_step"},
@@ -200,6 +201,7 @@ def main() -> int:
     parser.add_argument("--depth", type=int, nargs="?", const=64)
     parser.add_argument("--size", type=int, nargs="+")
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
+    parser.add_argument("--foregrounds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
@@ -231,7 +233,8 @@ def main() -> int:
     else:
         (base, foreground), sizes = random_sdxl(dtype), options.size or [1024]
     name = f"70 blocks at {options.depth} channels" if options.depth else options.shape
-    runs: dict[str, tuple | int] = {STOCK: 1, SEQUENCE: 3}  # stock: runs, together of three pictures
+    count = options.foregrounds + 2
+    runs: dict[str, tuple | int] = {STOCK: 1, SEQUENCE: count}  # stock: runs, together of as many pictures as there are layers
     runs.update({name: (foreground, choice) for name, choice in SETTINGS.items()})
     if options.two_checkpoints:
         other = second_checkpoint(base, foreground)
@@ -241,6 +244,7 @@ def main() -> int:
         [[text, {"pooled_output": torch.zeros(1, pooled), "layerfusion_eos": [9]}]]
         for text in torch.randn(4, 1, 77, width, generator=torch.Generator().manual_seed(0))
     ]
+    streams = Layers((prompts[0],) * options.foregrounds, *prompts[1:3])
     latent = torch.zeros(0)  # that of the size and batch under way
 
     def stock(pictures: int) -> torch.Tensor:
@@ -253,11 +257,11 @@ def main() -> int:
     def run(chosen: tuple | int) -> float:
         start = clock()
         if isinstance(chosen, int):
-            found = [stock(3 // chosen) for _ in range(chosen)]
+            found = [stock(count // chosen) for _ in range(chosen)]
         else:
             model, choice = chosen
             layers, _ = sample_layers(
-                base, model, Layers.of(prompts[:3]), prompts[3], {"samples": latent}, 1, options.steps, 7.0, "euler", "normal", 1.0,
+                base, model, streams, prompts[3], {"samples": latent}, 1, options.steps, 7.0, "euler", "normal", 1.0,
                 LayerFusionOptions(**choice),
             )  # fmt: skip
             found = [layer["samples"] for layer in layers.streams]
@@ -269,7 +273,7 @@ def main() -> int:
     for size in sizes:
         for batch in options.batch:
             latent = torch.zeros(batch, 4, size // 8, size // 8)
-            title = f"{name}, {size} x {size}, batch {batch}, {options.dtype}"
+            title = f"{name}, {size} x {size}, batch {batch} of {count} layers, {options.dtype}"
             if options.count:
                 print_counts(title, runs, options, run)
             elif options.setup:

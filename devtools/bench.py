@@ -35,6 +35,9 @@ def add_to(commands) -> None:
         "--size", type=int, nargs="+", metavar="PIXELS", help="one or several; default: 1024 for sdxl, else 256"
     )
     parser.add_argument("--batch", type=int, nargs="+", metavar="N", help="pictures, each of three layers (default: 1)")
+    parser.add_argument(
+        "--foregrounds", type=int, metavar="K", help="of each picture (default: 1); the stock batch has K + 2 rows then"
+    )
     parser.add_argument("--count", action="store_true", help="count kernels and bytes of an evaluation instead of timing it")
     parser.add_argument("--setup", action="store_true", help="time what a queue does before its first evaluation instead")
     parser.add_argument("--steps", type=int, metavar="N")
@@ -56,7 +59,7 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
     else:
         if host is None:
             raise Problem("bench needs a ComfyUI: put one at ~/comfy/ComfyUI or set COMFYUI_PATH to it.")
-        names = ("shape", "depth", "size", "batch", "steps", "repeats", "dtype", "clock")
+        names = ("shape", "depth", "size", "batch", "foregrounds", "steps", "repeats", "dtype", "clock")
         environment = {} if options.shape == "sdxl" else {"OMP_NUM_THREADS": "1"}  # threads cost tiny models more
         arguments = [str(checkout / "benchmarks" / "engine.py"), "--host", str(host)]
         switches = ("two_checkpoints", "profile", "count", "setup")
