@@ -6,13 +6,19 @@ import torch
 from comfy_api.latest import io
 
 from ..layerfusion_core.host.models.transparent_encode import straight_alpha
-from ..layerfusion_core.host.sampling.foregrounds import require_one, split_foregrounds
+from ..layerfusion_core.host.sampling.foregrounds import (
+    masks_of_foregrounds,
+    of_each_picture,
+    require_one,
+    split_foregrounds,
+)
 from ..layerfusion_core.host.sampling.given_layers import given_latent
+from ..layerfusion_core.host.sampling.stacked import require_layer
 from ..layerfusion_core.layers.placing import place
 from ..layerfusion_core.method.streams import Layers
 from .floats import finite, float_input
 from .notices import notice
-from .pictures import check_effects, opaque_cutout
+from .pictures import check_effects, count_input, of_pictures, opaque_cutout
 from .schema import node_schema
 
 
@@ -64,6 +70,10 @@ class LayerFusionGivenLayers(io.ComfyNode):
                 _mask("foreground"),
                 _mask("background"),
                 _mask("blended"),
+                count_input(
+                    "How many cut-outs of foreground belong to one picture, the rearmost first: for several of your own from "
+                    "LayerFusion Encode. 0: as the latent says; those of a run say it."
+                ),
             ],
             outputs=[
                 io.Latent.Output(
@@ -87,16 +97,20 @@ class LayerFusionGivenLayers(io.ComfyNode):
         mask_foreground: torch.Tensor | None = None,
         mask_background: torch.Tensor | None = None,
         mask_blended: torch.Tensor | None = None,
+        foregrounds_per_picture: int = 0,
     ) -> io.NodeOutput:
-        for name, latent in (("background", background), ("blended", blended)):
+        for name, latent in (("foreground", foreground), ("background", background), ("blended", blended)):
             if latent is not None:
-                require_one(name, latent)
-        foregrounds = (None,) if foreground is None else split_foregrounds(foreground)
+                require_layer(name, latent)
+                if name != "foreground":
+                    require_one(name, latent)
+        foregrounds = (None,) if foreground is None else split_foregrounds(of_each_picture(foreground, foregrounds_per_picture))
         count = len(foregrounds)
+        masks = masks_of_foregrounds(mask_foreground, foregrounds)
         latent = given_latent(
             Layers(foregrounds, blended, background),
             Layers((keep_foreground,) * count, keep_blended, keep_background),
-            Layers((mask_foreground,) * count, mask_blended, mask_background),
+            Layers(masks, mask_blended, mask_background),
         )
         return io.NodeOutput(latent)
 
@@ -114,7 +128,10 @@ class LayerFusionPlaceForeground(io.ComfyNode):
             description="Move and scale a cut-out on a transparent canvas before LayerFusion Encode: the next run then "
             "harmonises it at its new place.",
             inputs=[
-                io.Image.Input("image", tooltip="A picture with alpha (RGBA), or a picture whose mask is connected."),
+                io.Image.Input(
+                    "image",
+                    tooltip="A picture with alpha (RGBA), or a picture whose mask is connected. Of several all move alike.",
+                ),
                 io.Int.Input("x", default=0, min=-16384, max=16384, tooltip="Pixels to the right; negative: left."),
                 io.Int.Input("y", default=0, min=-16384, max=16384, tooltip="Pixels down; negative: up."),
                 float_input(
@@ -123,7 +140,8 @@ class LayerFusionPlaceForeground(io.ComfyNode):
                     min=0.01,
                     max=16.0,
                     step=0.01,
-                    tooltip="Size of the object about its own centre. 1 leaves every pixel as it is.",
+                    tooltip="Size of the object about its own centre, of several with effects about their common one. 1 leaves "
+                    "every pixel as it is.",
                 ),
                 io.Int.Input(
                     "width", default=0, min=0, max=16384, step=8, tooltip="Of the canvas; 0: the picture's own."
@@ -139,7 +157,8 @@ class LayerFusionPlaceForeground(io.ComfyNode):
                 io.Image.Input(
                     "effects",
                     optional=True,
-                    tooltip="The cut-out's light and shadow (RGBA) from LayerFusion Match Layers, to move along with it.",
+                    tooltip="Light and shadow (RGBA) from LayerFusion Match Layers, of the cut-out or of all cut-outs of a "
+                    "picture, to move along.",
                 ),
             ],
             outputs=[
@@ -169,11 +188,18 @@ class LayerFusionPlaceForeground(io.ComfyNode):
     ) -> io.NodeOutput:
         rgb, own = straight_alpha(image, mask)
         size = (height or image.shape[1], width or image.shape[2])
-        rgb, alpha = place(rgb, own, size, x, y, scale)
-        placed = torch.cat([rgb, alpha[..., None]], dim=-1)
-        light = torch.zeros_like(placed)
+        about, group, film = own, own, None
         if effects is not None:
-            film: torch.Tensor = check_effects(effects, image)
-            color, cover = place(film[..., :3], film[..., 3], size, x, y, scale, about=own)
-            light = torch.cat([color, cover[..., None]], dim=-1)
-        return io.NodeOutput(placed, 1.0 - alpha, light, ui=notice(opaque_cutout(own)))
+            cutouts = of_pictures(own, len(effects))
+            film = check_effects(effects, image[: len(effects)])
+            group = torch.stack(cutouts).amax(dim=0)  # one film for all of a picture, so that they move and grow as one
+            about = group.repeat_interleave(len(cutouts), dim=0)
+        placed = moved(rgb, own, about, size, x, y, scale)
+        light = torch.zeros_like(placed) if film is None else moved(film[..., :3], film[..., 3], group, size, x, y, scale)
+        return io.NodeOutput(placed, 1.0 - placed[..., 3], light, ui=notice(opaque_cutout(own)))
+
+
+def moved(rgb: torch.Tensor, alpha: torch.Tensor, about: torch.Tensor, *where) -> torch.Tensor:
+    """What `place` makes of colour (B, H, W, 3) and alpha (B, H, W), as RGBA; about, where: as it takes them."""
+    color, cover = place(rgb, alpha, *where, about=about)
+    return torch.cat([color, cover[..., None]], dim=-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
+from ..layerfusion_core.method.streams import by_sample
 from ..layerfusion_core.vae.findings import opaque_finding
 
 LAYERS = ("foreground", "background", "blended")
@@ -17,6 +18,23 @@ def picture_inputs(blended: str = "The blended picture from LayerFusion Decode."
         io.Image.Input("background", tooltip="The background from LayerFusion Decode."),
         io.Image.Input("blended", tooltip=blended),
     ]
+
+
+def count_input(tooltip: str) -> io.Int.Input:
+    """foregrounds_per_picture: optional, 0 for what the other inputs say."""
+    return io.Int.Input("foregrounds_per_picture", default=0, min=0, max=64, optional=True, tooltip=tooltip)
+
+
+def of_pictures(foreground: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
+    """K tensors (N, ...), the rearmost foreground first, of what comes for each foreground of N = `count` pictures, (N * K, ...).
+
+    ValueError unless there are as many for each picture.
+    """
+    if count < 1 or len(foreground) % count:
+        raise ValueError(
+            f"Got {len(foreground)} foreground(s) for {count} picture(s); expected one for each, or several, as many for each."
+        )
+    return by_sample(foreground, len(foreground) // count).unbind(1)
 
 
 def check_pictures(*pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -37,7 +55,7 @@ def check_pictures(*pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor,
     foreground, background, blended = pictures
     if foreground.shape[-1] == 3:  # an ordinary picture: opaque
         foreground = torch.cat([foreground, torch.ones_like(foreground[..., :1])], dim=-1)
-    return foreground.unflatten(0, (count, -1)), background[..., :3], blended[..., :3]
+    return by_sample(foreground, cutouts // count), background[..., :3], blended[..., :3]
 
 
 def check_effects(effects: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

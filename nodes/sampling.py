@@ -134,7 +134,8 @@ class LayerFusionKSamplerAdvanced(io.ComfyNode):
                 *layer_outputs(),
                 Priors.Output(display_name="priors", tooltip="Masks of this part of the run, for Preview Priors."),
                 io.Latent.Output(
-                    display_name="latent", tooltip="All layers, for latent_image of the next part; three rows per picture."
+                    display_name="latent",
+                    tooltip="All layers, for latent_image of the next part: a row for each layer of each picture.",
                 ),
             ],
         )  # fmt: skip

@@ -20,7 +20,7 @@ from ..layerfusion_core.vae.findings import opaque_finding
 from .floats import finite, float_input
 from .notices import notice
 from .options import Priors
-from .pictures import check_effects, check_pictures, picture_inputs
+from .pictures import check_effects, check_pictures, count_input, of_pictures, picture_inputs
 from .schema import node_schema
 
 Layers = io.Custom("LAYERS")
@@ -225,11 +225,13 @@ class LayerFusionComposite(io.ComfyNode):
             display_name="Composite Layers",
             search_aliases=["layer", "alpha over", "blend images", "paste", "rgba"],
             description=(
-                "Lays the transparent foreground over a background (any background of the same size), and shows where "
-                "that differs from the blended picture: shadows, reflections, light."
+                "Lays the transparent foreground, or several, over a background (any background of the same size), and shows "
+                "where that differs from the blended picture: shadows, reflections, light."
             ),
             inputs=[
-                io.Image.Input("foreground", tooltip="A foreground with alpha (RGBA), e.g. from LayerFusion Decode."),
+                io.Image.Input(
+                    "foreground", tooltip="A foreground, or foregrounds, with alpha (RGBA), e.g. from LayerFusion Decode."
+                ),
                 io.Image.Input("background", tooltip="The background; another size is scaled to the foreground's."),
                 io.Combo.Input(
                     "light",
@@ -250,9 +252,18 @@ class LayerFusionComposite(io.ComfyNode):
                     optional=True,
                     tooltip="How strongly the difference is brightened.",
                 ),
+                io.Image.Input(
+                    "effects",
+                    optional=True,
+                    tooltip="Light and shadow (RGBA) from LayerFusion Match Layers, laid over the background first.",
+                ),
+                count_input(
+                    "How many foregrounds lie over each other in one picture, the rearmost first. 0: as many as there are for "
+                    "each blended picture or effects, or for each of several backgrounds; else one.",
+                ),
             ],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="The foreground over the background, RGB."),
+                io.Image.Output("image", display_name="image", tooltip="The foregrounds over the background, RGB."),
                 io.Image.Output(
                     "difference",
                     display_name="difference",
@@ -270,15 +281,35 @@ class LayerFusionComposite(io.ComfyNode):
         light: str,
         blended: torch.Tensor | None = None,
         gain: float = 4.0,
+        effects: torch.Tensor | None = None,
+        foregrounds_per_picture: int = 0,
     ) -> io.NodeOutput:
         if foreground.shape[-1] != 4:
             raise ValueError(
                 f"The foreground has {foreground.shape[-1]} channels, so no transparency; connect the RGBA foreground "
                 "of LayerFusion Decode, or put a mask into its alpha with Join Image with Alpha."
             )
-        image = alpha_over(foreground, fitted(background, foreground), light == "linear")
-        reference = image if blended is None else fitted(blended, foreground)
+        cutouts = of_pictures(foreground, picture_count(foreground, background, blended, effects, foregrounds_per_picture))
+        image = fitted(background, cutouts[0])
+        layers = cutouts if effects is None else (check_effects(effects, cutouts[0]), *cutouts)
+        for layer in layers:
+            image = alpha_over(layer, image, light == "linear")
+        reference = image if blended is None else fitted(blended, cutouts[0])
         return io.NodeOutput(image, difference_map(image, reference, gain))
+
+
+def picture_count(
+    foreground: torch.Tensor, background: torch.Tensor, blended: torch.Tensor | None, effects: torch.Tensor | None,
+    per_picture: int,
+) -> int:  # fmt: skip
+    """How many pictures the foregrounds are of: as many as are blended, or have effects, or as there are several backgrounds."""
+    if per_picture:
+        if len(foreground) % per_picture:
+            raise ValueError(f"foregrounds_per_picture: got {per_picture}, and {len(foreground)} foreground(s), no multiple of it.")
+        return len(foreground) // per_picture
+    of_a_run = [len(pictures) for pictures in (blended, effects) if pictures is not None]
+    several = [len(background)] if len(background) > 1 else []  # a single one may serve all
+    return max(of_a_run + several, default=len(foreground))
 
 
 def fitted(picture: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

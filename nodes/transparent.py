@@ -20,9 +20,9 @@ from ..layerfusion_core.host.models.transparent_vae import (
     TransparentVAE,
     load_transparent_vae,
 )
-from ..layerfusion_core.host.sampling.foregrounds import emptied, empty_pixels, foreground_count
+from ..layerfusion_core.host.sampling.foregrounds import emptied, empty_pixels, foreground_count, per_foreground
 from ..layerfusion_core.host.sampling.given_layers import given_picture
-from ..layerfusion_core.host.sampling.stacked import LAYER_KEY
+from ..layerfusion_core.host.sampling.stacked import LAYER_KEY, require_layer
 from ..layerfusion_core.layers.keep import paste_pixels
 from ..layerfusion_core.vae.decode import ENSEMBLES
 from ..layerfusion_core.vae.encode import OFFSET_SCALE
@@ -179,7 +179,7 @@ class LayerFusionDecode(io.ComfyNode):
         check_layers(samples)
         pictures_given = {"foreground": given_foreground, "background": given_background, "blended": given_blended}
         given = {
-            name: given_picture(name, picture, samples[name], 4 if name == "foreground" else 3)
+            name: given_picture(name, per_foreground(picture, samples[name]), samples[name], 4 if name == "foreground" else 3)
             for name, picture in pictures_given.items()
             if picture is not None
         }
@@ -231,6 +231,8 @@ def check_layers(latents: dict[str, dict]) -> None:
 
     A background for the blended picture, too, or the other way, is no fault as long as the two are not exchanged.
     """
+    for name, latent in latents.items():
+        require_layer(name, latent)
     layers = {name: latent.get(LAYER_KEY, name) for name, latent in latents.items()}
     swapped = layers["background"] == "blended" and layers["blended"] == "background"
     for name, layer in layers.items():

@@ -50,6 +50,11 @@ class GivenLayers:
         given = self.layers.map(lambda layer: rest if layer is None else layer.samples.to(rest))
         return self.layers.layout.stack(given)
 
+    def rows_given(self) -> torch.Tensor:
+        """Which rows of all streams are of a given layer: bool, (N * S, 1, 1, 1)."""
+        flags = self.layers.map(lambda layer: torch.full((self.shape[0], 1, 1, 1), layer is not None))
+        return self.layers.layout.stack(flags)
+
     def keep_rows(self) -> torch.Tensor:
         """keep of all streams (N * S, 1, h, w), 0 for layers not given."""
         n, _, h, w = self.shape

@@ -78,6 +78,7 @@ def _box(place: str, number: int) -> tuple[float, float, float, float]:
 
 
 def joined(objects: list[str], background: str) -> str:
-    """The prompt of the whole picture: "a, b and c, background"."""
+    """The prompt of the whole picture: "a, b and c, background"; an empty background is left out."""
     *most, last = objects
-    return f"{', '.join(most)} and {last}, {background}" if most else f"{last}, {background}"
+    scene = f"{', '.join(most)} and {last}" if most else last
+    return f"{scene}, {background}" if background.strip() else scene

@@ -1,8 +1,10 @@
-"""How the latent streams lie in a batch.
+"""How the latent streams lie in a batch, and the foregrounds of a run wherever they lie together.
 
 Every sample carries K foreground streams, one blended and one background stream. They are rows of one batch,
 interleaved: row r belongs to sample r // S and stream r % S, S = K + 2, because ComfyUI tiles a conditioning of
-batch S over the latent batch in exactly this order.
+batch S over the latent batch in exactly this order. The K foregrounds of N samples lie alike in latents, pictures, masks
+and priors: row r is foreground r % K, from the rearmost to the front one, of sample r // K. `interleave` and `by_sample` are
+the ones that know.
 """
 
 from __future__ import annotations
@@ -17,6 +19,11 @@ import torch
 def interleave(streams: Sequence[torch.Tensor]) -> torch.Tensor:
     """n tensors (N, ...) into one (N * n, ...): row r is stream r % n of sample r // n."""
     return torch.stack(tuple(streams), dim=1).flatten(0, 1) if len(streams) > 1 else streams[0]
+
+
+def by_sample(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """View what `interleave` made of n = `count` tensors, (N * n, ...), as (N, n, ...)."""
+    return rows.unflatten(0, (-1, count))
 
 
 class Layers(NamedTuple):
@@ -99,4 +106,4 @@ class StreamLayout:
                 f"the batch holds {rows.shape[0]} rows, which is no multiple of the {self.count} streams "
                 f"({', '.join(self.names)}); another node changed the batch inside the model"
             )
-        return rows.unflatten(0, (-1, self.count))
+        return by_sample(rows, self.count)

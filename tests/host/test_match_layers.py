@@ -129,5 +129,7 @@ def test_effects_move_and_grow_with_their_object():
 def test_without_effects_there_are_none_at_the_new_place():
     placed, _, effects = place(torch.ones(2, 8, 8, 4), 1, 1, 1.0)
     assert effects.shape == placed.shape and not effects.any()
-    with pytest.raises(ValueError, match="effects are 1 x 8x8, the layers 2 x 8x8"):
-        place(torch.ones(2, 8, 8, 4), 1, 1, 1.0, effects=torch.ones(1, 8, 8, 4))
+    with pytest.raises(ValueError, match="effects are 2 x 4x8, the layers 2 x 8x8"):
+        place(torch.ones(2, 8, 8, 4), 1, 1, 1.0, effects=torch.ones(2, 8, 4, 4))
+    with pytest.raises(ValueError, match="Got 3 foreground.s. for 2 picture.s."):
+        place(torch.ones(3, 8, 8, 4), 1, 1, 1.0, effects=torch.ones(2, 8, 8, 4))

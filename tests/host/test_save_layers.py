@@ -317,7 +317,7 @@ def test_composite():
     assert linear.shape == image.shape and nothing.max() == 0 and not torch.allclose(linear, image)
     with pytest.raises(ValueError, match="3 channels, so no transparency"):
         composite(background, background, "sRGB")
-    with pytest.raises(ValueError, match="2 foreground.s. over 3 picture"):
+    with pytest.raises(ValueError, match="2 foreground.s. for 3 picture"):
         composite(foreground, torch.zeros(3, 16, 24, 3), "sRGB")
 
 

@@ -85,25 +85,31 @@ def test_imagemagick_reads_psd(layers, saved, depth):
         assert np.array_equal(got, quantised(want, depth)), NAMES[index - 1]
 
 
-def test_psd_with_effects_is_flattened_alike(layers, tmp_path):
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_psd_with_effects_is_flattened_alike(layers, tmp_path, count):
     """By psd-tools and ImageMagick, from the layers themselves; and both as our own preview of the file."""
     psd_tools = pytest.importorskip("psd_tools", reason="PSD-TOOLS IS MISSING: PSD was NOT tested")
-    effects = np.random.default_rng(1).random((24, 40, 4), np.float32)
+    random = np.random.default_rng(1)
+    effects = random.random((24, 40, 4), np.float32)
     effects[:, 20:, 3] = 0.0
-    with_effects = dataclasses.replace(layers, effects=effects)
+    more = tuple(random.random((24, 40, 4), np.float32) for _ in range(count - 1))
+    with_effects = dataclasses.replace(layers, foregrounds=(*layers.foregrounds, *more), effects=effects)
+    numbered = ["Foreground"] if count == 1 else [f"Foreground {k + 1}" for k in range(count)]
     _, names = save_set(str(tmp_path), "set", 1, writers(with_effects, {}, psd=True))
     path = tmp_path / names["layers.psd"]
     document = psd_tools.PSDImage.open(path)
-    assert [layer.name for layer in document] == ["Background", "Light and shadow", "Foreground", "Blended"]
+    assert [layer.name for layer in document] == ["Background", "Light and shadow", *numbered, "Blended"]
     wanted = quantised(merged(with_effects)).astype(int)
     theirs = {"psd-tools": np.asarray(document.composite(force=True).convert("RGB"))}
     flat = tmp_path / "flat.png"
-    imagemagick(f"{path}[1-3]", "-background", "none", "-layers", "flatten", flat)  # [0]: the preview, [4]: hidden
+    imagemagick(f"{path}[1-{count + 2}]", "-background", "none", "-layers", "flatten", flat)  # [0]: preview, the last: hidden
     with Image.open(flat) as picture:
         theirs["ImageMagick"] = np.asarray(picture.convert("RGB"))
     for name, picture in {"the preview": samples(f"{path}[0]", "rgb", 8), **theirs}.items():
         assert np.abs(picture - wanted).max() <= 2, name
-    assert np.abs(wanted - quantised(merged(layers)).astype(int)).max() > 50  # the effects are seen
+    for other in (dataclasses.replace(with_effects, effects=None), *(
+        dataclasses.replace(with_effects, foregrounds=with_effects.foregrounds[::-1]) for _ in more[:1])):  # fmt: skip
+        assert np.abs(wanted - quantised(merged(other)).astype(int)).max() > 50  # the effects are seen, and the order
 
 
 def test_psd_of_16_bit_is_packed_as_photoshop_does(layers, saved):

@@ -54,3 +54,4 @@ def test_text_that_says_something_else_is_refused(text, message):
 def test_the_whole_pictures_prompt():
     assert joined(["a mug"], "a desert") == "a mug, a desert"
     assert joined(["a", "b", "c"], "a desert") == "a, b and c, a desert"
+    assert joined(["a mug"], "") == "a mug" and joined(["a", "b"], " \n") == "a and b"

@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 
 from ...method.map_colors import FIGURE_ORDER, heat
 from ...method.prior_maps import PriorRecord
+from ...method.streams import by_sample
 
 PREFIX = "layerfusion_masks"
 
@@ -28,7 +29,7 @@ def mask_files(record: PriorRecord, samples: int) -> list[dict[str, dict[str, ui
         )
     files = {}
     for name in FIGURE_ORDER:
-        tiles = maps[name].unflatten(0, (samples, record.foreground_count))  # (N, K, h, w)
+        tiles = by_sample(maps[name], record.foreground_count)  # (N, K, h, w)
         strips = heat(tiles.permute(0, 2, 1, 3).flatten(2))  # (N, h, K w, 3)
         prefix = f"{PREFIX}_{name}_{uuid.uuid4().hex[:8]}"  # numbers start anew in each session, pages cache by name
         files[name] = ui.ImageSaveHelper.save_images(strips, prefix, io.FolderType.temp, cls=None, compress_level=1)

@@ -19,7 +19,9 @@ from ..unet.install import install, settings_for
 from ..unet.run import Pass, Run
 from .conditioning import check_conditioning, text_columns
 from .evaluate import evaluate
+from .foregrounds import require_one
 from .ksampler import check_latent
+from .stacked import require_layer
 
 
 class _OneEvaluation(comfy.samplers.Sampler):
@@ -64,6 +66,8 @@ def extract_priors(
     check_conditioning(foreground_model, conditioning, "foreground")
     if not 0 < noise_percent <= 1:
         raise ValueError(f"noise_percent: expected above 0 and up to 1 (0.8 = the paper's figure), got {noise_percent}")
+    require_one("latent_image", latent)
+    require_layer("latent_image", latent)
     samples = check_latent(foreground_model, latent)
     sampling = foreground_model.get_model_object("model_sampling")
     timestep = torch.tensor(noise_percent * (len(sampling.sigmas) - 1))

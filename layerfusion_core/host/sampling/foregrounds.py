@@ -9,17 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import comfy.utils
 import torch
 
 from ...method.masks import area_average
-from ...method.streams import Layers, interleave
+from ...method.streams import Layers, by_sample, interleave
 from .given_layers import GIVEN_KEY, KEEP_KEY, KEPT_KEY
 
 FOREGROUNDS_KEY = "layerfusion_foregrounds"  # of (K, N) in the LATENT of the N * K foregrounds of N pictures
 CANVAS_KEY = "layerfusion_canvas"  # of the empty canvas (1, C, 1, 1) in the LATENT of foregrounds held at it
 GREY = 0.5  # of the canvas that foreground models paint on
 _SIDE = 256  # pixels of the grey picture that is encoded
-_PER_ROW = (KEEP_KEY, KEPT_KEY)
+_PER_ROW = (KEEP_KEY, KEPT_KEY, "noise_mask")  # what a LATENT holds beside its samples for each of them
 
 
 class Foreground(NamedTuple):
@@ -109,10 +110,12 @@ def _checked(name: str, region: torch.Tensor | None) -> torch.Tensor | None:
     """A region (B, H, W) in [0, 1], or None for the whole canvas."""
     if region is None:
         return None
-    if not isinstance(region, torch.Tensor) or region.ndim not in (2, 3):
+    if not isinstance(region, torch.Tensor) or region.ndim not in (2, 3) or not region.numel():
         came = tuple(region.shape) if isinstance(region, torch.Tensor) else type(region).__name__
         raise ValueError(f"region of {name}: expected a MASK (batch, height, width), got {came}")
-    found: torch.Tensor = region.reshape(-1, *region.shape[-2:]).clamp(0.0, 1.0)
+    found: torch.Tensor = region.reshape(-1, *region.shape[-2:]).float().clamp(0.0, 1.0)
+    if not found.isfinite().all():
+        raise ValueError(f"region of {name}: the mask holds values that are no numbers (NaN); look at the node that made it")
     if (found.flatten(1).amax(dim=1) <= 0).any():
         raise ValueError(
             f"region of {name}: it is black everywhere, so that the object has no place; white (1) is where it may be"
@@ -130,11 +133,20 @@ def join_foregrounds(latents: tuple[dict, ...]) -> dict:
     """One LATENT of the foregrounds' LATENTs (N rows each): rows of K foregrounds picture by picture, marked as such."""
     if len(latents) == 1:
         return latents[0]
-    first = latents[0]
-    out = {key: value for key, value in first.items() if key not in ("batch_index", "noise_mask", *_PER_ROW)}
-    for key in ("samples", *(key for key in _PER_ROW if key in first)):
-        out[key] = interleave([latent[key] for latent in latents])
-    return {**out, FOREGROUNDS_KEY: (len(latents), first["samples"].shape[0])}
+    first, count = latents[0], len(latents)
+    pictures = first["samples"].shape[0]
+    out = {**first, "samples": interleave([latent["samples"] for latent in latents]), FOREGROUNDS_KEY: (count, pictures)}
+    for key in _PER_ROW:
+        if key in first:
+            out[key] = interleave([comfy.utils.repeat_to_batch_size(_per_row(latent, key), pictures) for latent in latents])
+    if first.get("batch_index") is not None:
+        out["batch_index"] = [index for index in first["batch_index"] for _ in latents]  # they share their noise
+    return out
+
+
+def _per_row(latent: dict, key: str) -> torch.Tensor:
+    """A LATENT's entry with a batch; a noise mask may come without one."""
+    return latent[key].unsqueeze(0) if latent[key].ndim == 2 else latent[key]
 
 
 def foreground_count(latent: dict) -> int:
@@ -145,12 +157,45 @@ def foreground_count(latent: dict) -> int:
 
 def split_foregrounds(latent: dict) -> tuple[dict, ...]:
     """Undo `join_foregrounds`: a LATENT for each foreground."""
-    count = foreground_count(latent)
+    count, rows = foreground_count(latent), latent["samples"].shape[0]
     if count == 1:
         return (latent,)
-    out = {key: value for key, value in latent.items() if key not in (FOREGROUNDS_KEY, "noise_mask", "batch_index")}
-    rows = {key: value for key, value in out.items() if key == "samples" or key in _PER_ROW}
-    return tuple({**out, **{key: value[k::count] for key, value in rows.items()}} for k in range(count))
+    out = {key: value for key, value in latent.items() if key != FOREGROUNDS_KEY}
+    per_row = [key for key in ("samples", *_PER_ROW) if key in out and _per_row(out, key).shape[0] == rows]
+    parts = zip(*(by_sample(_per_row(out, key), count).unbind(1) for key in per_row))
+    if len(out.get("batch_index") or ()) == rows:
+        out["batch_index"] = out["batch_index"][::count]
+    return tuple({**out, **dict(zip(per_row, part))} for part in parts)
+
+
+def of_each_picture(latent: dict, count: int) -> dict:
+    """A LATENT marked as one of `count` foregrounds of each picture; 0: as it says. ValueError where its rows are no multiple."""
+    rows = latent["samples"].shape[0]
+    if not count or count == foreground_count(latent):
+        return latent
+    if foreground_count(latent) > 1 or rows % count:
+        raise ValueError(
+            f"foregrounds_per_picture: got {count}, and foreground holds {rows} latent(s)"
+            + (f", {foreground_count(latent)} of each picture" if foreground_count(latent) > 1 else "")
+            + ": set it to how many of them belong to one picture, or to 0 for what a run says itself"
+        )
+    return {**latent, FOREGROUNDS_KEY: (count, rows // count)}
+
+
+def masks_of_foregrounds(mask: torch.Tensor | None, latents: tuple[dict | None, ...]) -> tuple[torch.Tensor | None, ...]:
+    """A MASK for each of the foregrounds' LATENTs (N rows each): its own of N * K masks, else the same for all."""
+    count = len(latents)
+    rows = 0 if latents[0] is None else count * latents[0]["samples"].shape[0]
+    if mask is None or count == 1 or mask.ndim < 3 or mask.shape[0] != rows:
+        return (mask,) * count
+    return by_sample(mask, count).unbind(1)
+
+
+def per_foreground(pictures: torch.Tensor, latent: dict) -> torch.Tensor:
+    """Pictures (B, ...) for the rows of a LATENT of several foregrounds: repeated where there is one for each N of N * K."""
+    count = foreground_count(latent)
+    of_pictures = count > 1 and pictures.shape[0] > 1 and pictures.shape[0] * count == latent["samples"].shape[0]
+    return pictures.repeat_interleave(count, dim=0) if of_pictures else pictures
 
 
 def require_one(name: str, latent: dict) -> None:
@@ -158,7 +203,7 @@ def require_one(name: str, latent: dict) -> None:
     if GIVEN_KEY not in latent and (count := foreground_count(latent)) > 1:
         raise ValueError(
             f"{name}: got the latents of {count} foregrounds per picture, expected one latent per picture; to go on with "
-            "layers of a run connect them to LayerFusion Given Layers"
+            "layers of a run connect them to LayerFusion Given Layers, and Latent From Batch takes one of them out"
         )
 
 

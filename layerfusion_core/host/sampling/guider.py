@@ -27,7 +27,7 @@ from .conditioning import check_conditioning, text_columns
 from .evaluate import evaluate
 from .guidance import LayerGuidance, guide_rows
 from .holding import holding, rises, same_noise
-from .stacked import StackedStart, unstack_start
+from .stacked import StackedStart, require_noise_outside, unstack_start
 from .stacking import StreamStack, stream_negatives
 from .step_noise import StepNoise, stream_noise
 from .stream_conds import RunRows
@@ -124,6 +124,8 @@ class LayerFusionGuider(comfy.samplers.CFGGuider):
         """
         layout, noise_mode = self.settings.layout, self.settings.options.noise
         start = unstack_start(latent_image, denoise_mask, layout)
+        if not noise.any() and len(latent_image) < len(start.latent):
+            require_noise_outside(start, layout)
         noise = stream_noise(noise, start.latent.shape[0], seed, noise_mode, layout)
         sampler = sampler if start.keep is None else same_noise(sampler)
         if noise_mode is NoiseMode.SHARED:

@@ -22,7 +22,7 @@ from ..unet.run import Run
 from .foregrounds import Regions, require_one
 from .guider import LayerFusionGuider
 from .preview import strip_callback
-from .stacked import is_stacked, split_latent, stack_latent, unstack_start
+from .stacked import require_same_run, split_latent, stack_latent, stacked_count, unstack_start
 
 
 def check_latent(model: ModelPatcher, latent: dict) -> torch.Tensor:
@@ -125,8 +125,8 @@ def sample_part(
 ) -> tuple[dict, PriorRecord]:
     """Denoise all layers in a part of a run; returns the LATENT of all rows, for the next part, and the priors.
 
-    latent: as for `sample_layers`, or the rows of the part before, which know the regions. A part without steps gives its
-    latent back.
+    latent: as for `sample_layers`, or the rows of the part before, which know the regions: others are refused. A part
+    without steps gives its latent back.
     """
     layout = guider.settings.layout
     samples = latent.get("samples") if isinstance(latent, dict) else None
@@ -135,7 +135,9 @@ def sample_part(
             "add_noise is off and latent_image is empty, so there is nothing to denoise: switch add_noise on for the first part of "
             "a run, and connect the latent of that part (with return_with_leftover_noise) to the next one"
         )
-    if not is_stacked(latent, layout.foreground_count):
+    if stacked_count(latent) is not None:
+        require_same_run(latent, regions, layout)
+    else:
         samples = check_latent(guider.model_patcher, latent)
         latent = stack_latent({**latent, "samples": samples}, layout.foreground_count, regions, own)
     return sample_stacked(guider, latent, seed, steps, sampler_name, scheduler, 1.0, part)

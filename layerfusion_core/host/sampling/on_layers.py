@@ -28,7 +28,9 @@ from ..models.latents import require_channels, require_picture
 from ..models.weight_files import read_weight_file
 from ..unet.calls import callers, found_on_model
 from ..unet.compiled import uncompiled
+from .foregrounds import require_one
 from .given_layers import GIVEN_KEY
+from .stacked import require_layer
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +128,8 @@ def _given_latents(weights: ConditionalWeights, given: dict[str, dict | None]) -
     for name, samples in found.items():
         if GIVEN_KEY in connected[name]:
             raise ValueError(f"{name}: got the output of LayerFusion Given Layers; connect the layer's own latent")
+        require_layer(name, connected[name])
+        require_one(name, connected[name])
         require_picture(name, samples)
         require_channels(name, samples, LATENT_CHANNELS)
         if not samples.any():

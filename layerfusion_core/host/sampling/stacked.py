@@ -20,7 +20,7 @@ from ..models.latents import described, require_picture
 from .foregrounds import CANVAS_KEY, FOREGROUNDS_KEY, Regions, of_own, require_one
 from .given_layers import GIVEN_KEY, KEEP_KEY, KEPT_KEY, given_layers
 
-MASK, KEEP, CLEAN = 0, 1, 2  # channels of a packed mask: the host's mask, keep, and from there the given latents' own
+MASK, COUNT, KEEP, CLEAN = range(4)  # channels of a packed mask: the host's, K, keep, and from there the given latents' own
 CHANNELS = 4
 REGION = CLEAN + CHANNELS  # channel of the regions, where there are any
 STACKED_KEY = "layerfusion_stacked"  # of the number of foregrounds in a stacked LATENT
@@ -52,7 +52,7 @@ def stack_latent(latent: dict, foreground_count: int = 1, regions: Regions | Non
     """
     samples, layout = require_picture("latent", latent.get("samples")), StreamLayout(foreground_count)
     require_one("latent", latent)
-    if is_stacked(latent, foreground_count):
+    if stacked_count(latent) is not None:
         raise ValueError(
             "latent: got one that went through LayerFusion Stack Latents before; connect it to the sampler as it is, or take "
             "it apart with LayerFusion Split Latents first"
@@ -63,7 +63,7 @@ def stack_latent(latent: dict, foreground_count: int = 1, regions: Regions | Non
     mask = stream_mask(latent, layout)
     if given is None and regions is None:
         mask = samples.new_ones(rows, 1, *samples.shape[-2:]) if mask is None else mask
-        return {**out, "noise_mask": torch.cat([mask, torch.zeros_like(mask)], dim=1)}
+        return {**out, "noise_mask": torch.cat([mask, torch.full_like(mask, foreground_count)], dim=1)}
     if given is None:
         keep, clean = samples.new_zeros(rows, 1, *samples.shape[-2:]), samples.repeat_interleave(layout.count, dim=0)
     else:
@@ -78,13 +78,16 @@ def stack_latent(latent: dict, foreground_count: int = 1, regions: Regions | Non
     if mask is None:
         mask = torch.ones_like(keep)
     mask = torch.nn.functional.interpolate(mask.to(keep), size=keep.shape[-2:], mode="bilinear")  # as the host does
+    count = torch.full_like(mask, foreground_count)
     if regions is None:
-        return {**out, "noise_mask": torch.cat([mask, keep, clean], dim=1)}
+        return {**out, "noise_mask": torch.cat([mask, count, keep, clean], dim=1)}
     inside = regions.cells(samples).to(keep)  # (N, K, h, w)
     keep, clean = _held_outside(keep, clean, inside, regions.canvas, given, layout)
+    if given is not None:  # a cell outside the region is kept in full, of a layer that was given
+        out[KEEP_KEY] = torch.where(given.rows_given(), keep, 0.0)
     scenes = inside.new_ones(inside.shape[0], 2, *inside.shape[-2:])
     region = torch.cat([inside, scenes], dim=1).flatten(0, 1).unsqueeze(1)
-    return {**out, CANVAS_KEY: regions.canvas, "noise_mask": torch.cat([mask, keep, clean.to(keep), region], dim=1)}
+    return {**out, CANVAS_KEY: regions.canvas, "noise_mask": torch.cat([mask, count, keep, clean.to(keep), region], dim=1)}
 
 
 def _held_outside(
@@ -115,14 +118,56 @@ def stream_mask(latent: dict, layout: StreamLayout) -> torch.Tensor | None:
     return mask.repeat_interleave(layout.count, dim=0)
 
 
-def is_stacked(latent: dict, foreground_count: int = 1) -> bool:
-    """Whether a LATENT went through `stack_latent`."""
-    return _packed(latent.get("noise_mask"), StreamLayout(foreground_count))
+def stacked_count(latent: dict) -> int | None:
+    """For how many foregrounds a LATENT went through `stack_latent`; None for one that did not."""
+    mask = latent.get("noise_mask")
+    return int(mask[0, COUNT].max()) if _packed(mask) else None
 
 
-def _packed(mask: torch.Tensor | None, layout: StreamLayout) -> TypeGuard[torch.Tensor]:
-    kinds = CLEAN, REGION, REGION + 1
-    return mask is not None and mask.ndim == 4 and mask.shape[1] in kinds and mask.shape[0] % layout.count == 0
+def require_layer(name: str, latent: dict) -> None:
+    """ValueError naming the input `name` for a LATENT that holds all layers of a run, where one layer is expected."""
+    if (count := stacked_count(latent)) is not None:
+        raise ValueError(
+            f"{name}: got all layers of a run in one latent ({', '.join(StreamLayout(count).names)}), expected the {name} alone; "
+            "connect the sampler's output of that name, behind SamplerCustomAdvanced that of LayerFusion Split Latents"
+        )
+
+
+def require_same_run(latent: dict, regions: Regions | None, layout: StreamLayout) -> None:
+    """ValueError when a stacked LATENT was begun with other foregrounds or regions than a run goes on with; None: as begun."""
+    mask = latent["noise_mask"]
+    unstack_start(latent["samples"], mask, layout)
+    if regions is None:
+        return
+    cells = regions.cells(mask[:: layout.count]).flatten(0, 1)
+    before = layout.grouped(mask[:, REGION:])[:, : layout.foreground_count].flatten(0, 2)
+    if before.shape != cells.shape or not torch.allclose(before.float().cpu(), cells, atol=1e-3):
+        raise ValueError(
+            "region: this part of the run has other regions than the part before, whose canvas is empty outside its own; connect "
+            "the same regions to every part, or none to the later ones, which know them"
+        )
+
+
+def require_noise_outside(start: StackedStart, layout: StreamLayout) -> None:
+    """ValueError when a run that adds no noise would hold given foregrounds, outside their regions, with noise left in them.
+
+    For a run's start from N pictures: what is held there is what was given, and in a part of a run that is no empty canvas.
+    """
+    if start.region is None or start.clean is None:
+        return
+    foregrounds = layout.grouped(start.clean)[:, : layout.foreground_count].flatten(0, 1)  # (N * K, C, h, w)
+    for cells, region in zip(foregrounds, start.region):
+        outside = cells[:, region <= 0]
+        if outside.numel() and not torch.allclose(outside, outside[:, :1], rtol=1e-4, atol=1e-4):
+            raise ValueError(
+                "no noise is added, and a given foreground with a region is no empty canvas outside of it, so it has noise left of "
+                "a run before: to go on with that run connect its latent of all layers (LayerFusion KSampler (Advanced): latent), "
+                "which knows regions and noise, instead of LayerFusion Given Layers"
+            )
+
+
+def _packed(mask: torch.Tensor | None) -> TypeGuard[torch.Tensor]:
+    return mask is not None and mask.ndim == 4 and mask.shape[1] in (KEEP, REGION, REGION + 1) and len(mask) > 0
 
 
 def unstack_start(latent: torch.Tensor, mask: torch.Tensor | None, layout: StreamLayout) -> StackedStart:
@@ -131,22 +176,25 @@ def unstack_start(latent: torch.Tensor, mask: torch.Tensor | None, layout: Strea
     latent: (N, C, h, w) at a run's start, or the rows (N * S, C, h, w) of a run before. ValueError for a latent that did
     not go through Stack Latents, or was changed after it in a way that would be lost.
     """
-    if not _packed(mask, layout):
+    if not _packed(mask):
         raise ValueError(
-            f"expected a latent from LayerFusion Stack Latents, got {described(latent)} without what that node adds for "
-            f"{layout.foreground_count} foreground(s): put it between the latent and the sampler, and connect the same "
-            f"foregrounds to it and to LayerFusion Guider. {_BETWEEN}"
+            f"expected a latent from LayerFusion Stack Latents, got {described(latent)} without what that node adds: put it "
+            f"between the latent and the sampler. {_BETWEEN}"
+        )
+    if (count := int(mask[0, COUNT].max())) != layout.foreground_count:
+        raise ValueError(
+            f"the latent is one for {count} foreground(s), and the sampler or guider has {layout.foreground_count}: connect the "
+            "same foregrounds to LayerFusion Stack Latents and LayerFusion Guider, and to every part of a run"
         )
     rows, pictures = mask.shape[0], mask.shape[0] // layout.count
     if latent.shape[0] not in (rows, pictures):
         raise ValueError(
-            f"the batch was changed from {pictures} pictures to {latent.shape[0]}, or LayerFusion Guider and LayerFusion Stack "
-            f"Latents have not the same foregrounds. {_BETWEEN}"
+            f"the batch was changed from {pictures} pictures to {latent.shape[0]} after LayerFusion Stack Latents. {_BETWEEN}"
         )
     goes_on = latent.shape[0] == rows
     host = mask[:, MASK : MASK + 1]
     host = None if (host == 1).all() else host
-    if mask.shape[1] == CLEAN:
+    if mask.shape[1] == KEEP:
         return StackedStart(latent if goes_on else latent.repeat_interleave(layout.count, dim=0), host)
     keep, clean = mask[:, KEEP : KEEP + 1], mask[:, CLEAN:REGION].to(latent)
     region = None
@@ -165,9 +213,9 @@ def unstack_start(latent: torch.Tensor, mask: torch.Tensor | None, layout: Strea
 def split_latent(latent: dict) -> Layers:
     """Take a guider's result apart: a LATENT per layer, of as many foregrounds as were stacked."""
     samples: Any = latent.get("samples")
-    mask, layout = latent.get("noise_mask"), StreamLayout(latent.get(STACKED_KEY, 1))
+    mask, layout = latent.get("noise_mask"), StreamLayout(stacked_count(latent) or latent.get(STACKED_KEY, 1))
     rows = samples.shape[0] if isinstance(samples, torch.Tensor) and samples.ndim == 4 else 0
-    if not rows or rows % layout.count or (_packed(mask, layout) and mask.shape[0] != rows):
+    if not rows or rows % layout.count or (_packed(mask) and mask.shape[0] != rows):
         raise ValueError(
             f"expected a latent batch of {layout.count} streams per picture ({', '.join(layout.names)}), got "
             f"{described(samples)}; connect the output of a sampler whose latent came from LayerFusion Stack Latents"
