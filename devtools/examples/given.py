@@ -66,7 +66,7 @@ def harmonise(sheet: Sheet) -> None:
     encoded = sheet.add("LayerFusionEncode", image=placed["image"], vae=models.vae, transparent_vae=models.transparent_vae)
     pasted = sheet.add("LayerFusionComposite", foreground=placed["image"], background=layers["background"])
     start = sheet.add("VAEEncode", pixels=pasted["image"], vae=models.vae)
-    shown = sheet.add("PreviewImage", title="Pasted, not harmonised", images=pasted["image"])
+    shown = sheet.add("PreviewImage", title="Pasted, not harmonised", images=pasted["image"], high=245)
     given = sheet.add("LayerFusionGivenLayers", foreground=encoded["foreground"], background=first["background"],
                       blended=start["LATENT"], keep_blended=0.5)
     run = parts.sampler(sheet, models, text, given["latent"], title="LayerFusion KSampler: harmonise", **{**KEPT, "seed": 43})
