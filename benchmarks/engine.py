@@ -229,7 +229,7 @@ def main() -> int:
         (base, foreground), sizes = random_sdxl(dtype, options.depth, 64, 32, 4), options.size or [256]
     elif options.shape == "demo":
         demo = load_demo()
-        base, foreground, sizes = demo.base, demo.foreground, options.size or [256]
+        base, foreground, sizes = demo.base, demo.foreground_model, options.size or [256]
     else:
         (base, foreground), sizes = random_sdxl(dtype), options.size or [1024]
     name = f"70 blocks at {options.depth} channels" if options.depth else options.shape
