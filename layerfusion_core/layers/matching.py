@@ -17,7 +17,7 @@ from torch import Tensor
 from .compositing import alpha_over, linear_to_srgb, srgb_to_linear
 
 CLEANLINESS = 0.5  # the three below hold as they are here; chosen by evaluation/matching.py, see docs/layers.md
-FILM = 0.006  # mean alpha that effects may have far from any object
+FILM = 0.0058  # mean alpha that effects may have far from any object
 WORTH = 0.05  # what alpha must bring there at least, see `worthwhile`: noise of a few levels is not kept for being alone
 NEAR = 0.1  # of that: what it must bring on and beside an object, where light and shadow are likely
 OBJECT = 0.25  # alpha from which the surroundings count as beside an object; faint glass counts in proportion
