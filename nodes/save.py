@@ -21,7 +21,7 @@ from .floats import finite, float_input
 from .notices import notice
 from .options import Priors
 from .pictures import check_effects, check_pictures, count_input, of_pictures, picture_inputs
-from .schema import node_schema
+from .schema import node_schema, unknown_inputs
 
 Layers = io.Custom("LAYERS")
 
@@ -124,7 +124,8 @@ class LayerFusionSaveLayers(io.ComfyNode):
         texts = {} if args.disable_metadata else metadata_texts(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         formats = {"psd": psd, "ora": ora, "webp": webp, "depth": int(bit_depth)}
         shown = written(pictures, priors, "output", filename_prefix, texts, **formats)
-        return io.NodeOutput(layer_document(pictures), ui=shown | (notice(opaque(foreground, len(blended))) or {}))
+        said = notice(opaque(foreground, len(blended)), unknown_inputs(cls))
+        return io.NodeOutput(layer_document(pictures), ui=shown | (said or {}))
 
 
 def layer_pictures(

@@ -156,7 +156,6 @@ class LayerFusionDecode(io.ComfyNode):
                 io.Image.Output("background_image", display_name="background", tooltip="The background, RGB."),
                 io.Image.Output("blended_image", display_name="blended", tooltip="The layers together, RGB."),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod

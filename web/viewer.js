@@ -3,7 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { ACTIONS } from "./viewer_actions.mjs";
-import { ViewerElement } from "./viewer_element.mjs";
+import { CARRIED, ViewerElement } from "./viewer_element.mjs";
 import { outputKey, outputOfHistory, VIEWED, viewPath } from "./viewer_model.mjs";
 
 const PSD = "/layerfusion/psd";
@@ -47,6 +47,21 @@ async function recall(node) {
   const output = outputOfHistory(await answer.json(), id, node.comfyClass, alike.length === 1 ? null : node.id);
   if (output && !viewer.model.sets.length) viewer.show(output.layerfusion_layers, output.layerfusion_notices);
 }
+
+/** A viewer's picture let fall on a node that takes files becomes one; older pages would open the workflow inside it instead. */
+async function letFall(event) {
+  const name = event.dataTransfer?.getData(CARRIED);
+  if (!name) return;
+  app.canvas.adjustMouseEvent(event);
+  const node = app.canvas.graph.getNodeOnPos(event.canvasX, event.canvasY);
+  if (!node?.pasteFiles) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  const picture = await (await fetch(event.dataTransfer.getData("text/uri-list"))).blob();
+  node.pasteFiles([new File([picture], name, { type: picture.type })]);
+}
+
+window.addEventListener("drop", letFall, { capture: true });
 
 function showOutput(node, outputs) {
   const { layerfusion_layers: sets, layerfusion_notices: notices } = outputs?.[outputKey(node)] ?? {};

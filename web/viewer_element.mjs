@@ -7,6 +7,9 @@ const NAMES = { structure: "Structure prior", content: "Content confidence", sof
 const EMPTY = "Run the workflow to see the layers here.";
 const GONE = "A picture of this run is no longer on the server.";
 
+/** Kind of data that says that a dragged picture comes from a viewer: its file's name. */
+export const CARRIED = "text/x-layerfusion-picture";
+
 const title = (text) => text[0].toUpperCase() + text.slice(1);
 
 /** An element with properties (also ARIA's, which set the attributes of those names) and children. */
@@ -134,6 +137,7 @@ export class ViewerElement {
     event.stopPropagation(); // the page drags nodes of its own
     event.dataTransfer.setData("text/uri-list", url);
     event.dataTransfer.setData("DownloadURL", `image/png:${file.filename}:${url}`);
+    event.dataTransfer.setData(CARRIED, file.filename);
   }
 
   #key(event) {

@@ -29,9 +29,9 @@ def output(tmp_path, monkeypatch):
 def save(output):
     from layerfusion_pack.nodes.save import LayerFusionSaveLayers as Node
 
-    def run(*pictures, prefix="LayerFusion", **more):
+    def run(*pictures, prefix="LayerFusion", prompt=None, **more):
         clone = Node.PREPARE_CLASS_CLONE({"hidden_inputs": {}, "schema": Node.GET_SCHEMA()})
-        clone.hidden = SimpleNamespace(prompt={"1": {}}, extra_pnginfo={"workflow": {"nodes": []}}, unique_id="1")
+        clone.hidden = SimpleNamespace(prompt=prompt or {"1": {}}, extra_pnginfo={"workflow": {"nodes": []}}, unique_id="1")
         return clone.execute(*pictures, prefix, **more)
 
     return run
@@ -170,6 +170,18 @@ def test_one_opaque_foreground_among_others_is_said_to_be(save, count, per_pictu
     foreground[row, ..., 3] = 1.0
     shown = json.loads(save(foreground, background[:count], blended[:count]).ui["layerfusion_notices"][0])
     assert shown["line"] == f"Foreground is opaque: {words}, 100.0 % of it"
+
+
+def test_an_input_of_before_is_said_to_have_no_effect(output, save):
+    prompt = {"1": {"class_type": "LayerFusionSaveLayers", "inputs": {"foreground": ["2", 0], "formats": "png, psd"}},
+              "2": {"class_type": "LoadImage", "inputs": {"image": "a.png"}}}  # fmt: skip
+    shown = save(*pictures(), prompt=prompt).ui["layerfusion_notices"]
+    assert json.loads(shown[0]) == {
+        "line": "Save Layers (PNG, PSD, RGBA) has no input formats",
+        "text": "Save Layers (PNG, PSD, RGBA) has no input formats. formats was replaced by the switches psd, ora and webp, and "
+        "bit_depth.",
+    }
+    assert len(os.listdir(output)) == 3  # nothing is lost
 
 
 def test_layer_document(save):

@@ -22,6 +22,7 @@ def demo_file(demo_workflow, object_info, tmp_path_factory):
         pytest.skip("NO CHROMIUM: install one to test the viewer (on Debian and Ubuntu: chromium)")
     file = tmp_path_factory.mktemp("drop") / "demo.json"
     workflow = graph.with_widgets(demo_workflow, object_info, "EmptyLatentImage", batch_size=2)
+    workflow = graph.with_widgets(workflow, object_info, "LayerFusionMatchLayers", cleanliness=0.0)  # some effects in any case
     file.write_text(json.dumps(workflow), encoding="utf-8")
     return file
 

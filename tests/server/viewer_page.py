@@ -93,6 +93,7 @@ def opened(window: browser.Browser, server, file, new_nodes: bool) -> Page:
     page.wait(NODE, 30)
     page.run(f"""(() => {{
         const node = {NODE}, view = app.canvas.ds;
+        node.setSize([node.size[0], 700]); // all of it lies in the window
         view.scale = 1;
         view.offset = [150 - node.pos[0], 200 - node.pos[1]];
         app.canvas.setDirty(true, true);
