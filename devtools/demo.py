@@ -59,6 +59,8 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
 def _comfyui(checkout: Path, host: Path, workflow: graph.Graph, options: argparse.Namespace,
              out: Path) -> dict[str, Any]:
     """Run the graph in a real server; returns what run.json says of it."""
+    from PIL import Image
+
     say("Starting ComfyUI")
     with ComfyServer(host, checkout) as server, Client(server) as client:
         info = server.json("/object_info")
@@ -71,7 +73,7 @@ def _comfyui(checkout: Path, host: Path, workflow: graph.Graph, options: argpars
         seconds = {"server_start": round(server.seconds_to_start, 1), "run": round(result.seconds, 1)}
     for name in STREAMS:
         (out / f"{name}.png").write_bytes(pictures[name])
-    write_sheet(out, split_strip(pictures["priors"]))
+    write_sheet(out, split_strip(Image.open(io.BytesIO(pictures["priors"]))))
     settings = {name: value for node in ("LayerFusionTextEncode", "LayerFusionKSampler", "LayerFusionOptions")
                 for name, value in api[graph.node_id(api, node)]["inputs"].items() if not isinstance(value, list)}
     return {"engine": "comfyui", "settings": settings, "seconds": seconds,
@@ -141,11 +143,8 @@ def write_sheet(out: Path, maps: dict[str, Image]) -> None:
     compositing.labelled_row(tiles).save(out / "layers.png")
 
 
-def split_strip(png: bytes) -> dict[str, Image]:
+def split_strip(strip: Image) -> dict[str, Image]:
     """The maps of a Preview Priors picture, which shows them side by side, by name."""
-    from PIL import Image
-
-    strip = Image.open(io.BytesIO(png))
     width = strip.width // len(MAPS)
     return {name: strip.crop((i * width, 0, (i + 1) * width, strip.height)) for i, name in enumerate(MAPS)}
 

@@ -17,8 +17,9 @@ from .console import Problem, say
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 NOBODY = "OWNER"
+PAGES = ("AddForeground", "ConditionOnLayers", "GivenLayers", "Guider", "KSampler", "KSamplerAdvanced", "LoadModels", "Options")
 FILES = ("pyproject.toml", "README.md", "CITATION.cff", "SECURITY.md", "CONTRIBUTING.md", ".github/ISSUE_TEMPLATE/config.yml",
-         "web/docs/LayerFusionOptions.md")
+         *(f"web/docs/LayerFusion{page}.md" for page in PAGES))
 """Every file that names the repository."""
 ADDRESS = r"https://github\.com/([A-Za-z0-9][A-Za-z0-9-]*)/([A-Za-z0-9._-]+)"
 

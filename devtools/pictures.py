@@ -3,6 +3,7 @@
 A thumbnail shows its own graph, run as it is saved, and carries that graph's `fingerprint`; those of SDXL graphs show the
 first one in their place and say so. docs/given.jpg shows the runs with given layers, docs/demo.jpg the first graph with the
 prompts and seeds of `SHOWN`, docs/graph.jpg that graph on the page after a run, docs/viewer.jpg its Save Layers.
+`help_pictures` makes those of help pages.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import browser, demo, examples, graph
+from . import browser, demo, examples, graph, help_pictures
 from .client import Client, Run
 from .console import Problem, say
 from .server import ComfyServer
@@ -26,8 +27,8 @@ from .server import ComfyServer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-NAMES = ("thumbnails", "demo", "given", "graph", "viewer")
-"""What can be asked for."""
+NAMES = ("thumbnails", "demo", "given", "graph", "viewer", "help")
+"""What can be asked for; one of the last alone as help-decode."""
 BOTTLE = ("a glass blue bottle", "a wooden table", 7)
 SHOWN = (BOTTLE, ("a yellow lantern", "a night street", 7), ("a red balloon", "a meadow", 7))
 """Foreground, background and seed of the rows of docs/demo.jpg, below that of the demo graph as it is saved."""
@@ -75,18 +76,23 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
     """Make the chosen pictures and write them over those in docs and workflows."""
     if host is None:
         raise Problem("pictures needs a ComfyUI: put one at ~/comfy/ComfyUI or set COMFYUI_PATH to it.")
-    unknown = set(options.names) - set(NAMES)
+    groups = {"help": [f"help-{name}" for name in help_pictures.MAKERS]}
+    asked = [one for name in options.names or NAMES for one in groups.get(name, [name])]
+    unknown = set(asked) - {*NAMES, *groups["help"]}
     if unknown:
         raise Problem(f"No picture is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}.")
     say("Starting ComfyUI")
-    with ComfyServer(host, checkout) as server, Client(server) as client:
+    with (ComfyServer(host, checkout, prepare=lambda base: help_pictures.lend_files(base, checkout)) as server,
+          Client(server) as client):
         made: dict[str, dict[str, Image]] = {}  # layers by fingerprint: some graphs are shown more than once
-        for name in options.names or NAMES:
+        for name in asked:
             if name == "thumbnails":
                 thumbnails(checkout, client, made)
                 continue
-            for file, picture in MAKERS[name](checkout, client, made).items():
-                save(picture, checkout / file)
+            kind, _, one = name.partition("-")
+            maker = {"help": help_pictures.make}.get(kind) if one else None
+            for file, picture in (maker(one, client) if maker else MAKERS[name](checkout, client, made)).items():
+                (help_pictures.save if file.endswith(".webp") else save)(picture, checkout / file)
                 say(f"  {file}")
     return 0
 
@@ -222,7 +228,9 @@ def _viewer(checkout: Path, client: Client, made: dict[str, dict[str, Image]]) -
     whole = Image.new("RGB", (sum(view.width for view in views) + 8 * (len(views) - 1), views[0].height), "white")
     for index, view in enumerate(views):
         whole.paste(view, (index * (view.width + 8), 0))
-    return {"docs/viewer.jpg": whole}
+    slider = views[VIEWS.index("c")]
+    small = slider.resize((help_pictures.WIDTH, slider.height * help_pictures.WIDTH // slider.width), Image.Resampling.LANCZOS)
+    return {"docs/viewer.jpg": whole, f"{help_pictures.FOLDER}/viewer.webp": small}
 
 
 def _asked(object_info: dict[str, Any], workflow: graph.Graph, foreground: str, background: str, seed: int) -> graph.Graph:
@@ -258,11 +266,11 @@ def _layers(client: Client, workflow: graph.Graph, made: dict[str, dict[str, Ima
         found[re.sub(r".*_\d{5}_", "", Path(file["filename"]).stem)] = Image.open(io.BytesIO(client.fetch(file)))
     for key, node in api.items():
         if node["class_type"] == "PreviewImage":
-            data = client.fetch(done.images(key)[0])
+            picture = Image.open(io.BytesIO(client.fetch(done.images(key)[0])))
             if key == "maps":
-                found["soft mask"] = demo.split_strip(data)["soft mask"]
+                found["soft mask"] = demo.split_strip(picture)["soft mask"]
             elif api[node["inputs"]["images"][0]]["class_type"] != "LayerFusionPreviewPriors":
-                found["given"] = Image.open(io.BytesIO(data))
+                found["given"] = picture
     found.setdefault("given", found.get("foreground"))  # a cut-out that is kept comes out as it went in
     made[mark] = found
     return found

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
-from layerfusion_pack.devtools import browser, schema
+from layerfusion_pack.devtools import browser, help_pictures, schema
 
 PANEL = 240  # pixels of the panel with its margins; a host's own is 20 % of the window, and no less than 190
 PAGE = "document.querySelector('.node-help-content')"
@@ -31,8 +32,11 @@ MEASURE = f"""(() => {{
     wide: parts.filter((part) => part.scrollWidth > part.clientWidth || part.getBoundingClientRect().right > right + 1)
       .map((part) => `${{part.tagName}} ${{part.scrollWidth}} > ${{part.clientWidth}}: ${{part.textContent.trim().slice(0, 90)}}`),
     tables: page.querySelectorAll("table").length,
-    pictures: [...page.querySelectorAll("img")].map((x) => [x.getAttribute("src"), x.alt, x.naturalWidth, x.clientWidth]),
-    names: [...page.querySelectorAll("code, strong")].map((x) => x.textContent),
+    pictures: [...page.querySelectorAll("img")].map((x) => [x.alt.length > 20, x.naturalWidth]),
+    copied: [...page.querySelectorAll(":has(> wbr)")].map((name) => {{
+      getSelection().selectAllChildren(name);
+      return [getSelection().toString(), name.getClientRects().length];
+    }}),
   }};
 }})()"""
 
@@ -68,3 +72,10 @@ def test_a_page_reads_in_the_narrow_panel(window, node):
     found = read(window, node)
     assert found["width"] == PANEL
     assert found["wide"] == [] and found["tables"] == 0
+    assert found["pictures"] == [[True, help_pictures.WIDTH]]  # loaded, and with words for those who cannot see it
+
+
+def test_a_long_name_breaks_and_is_copied_whole(window):
+    copied = read(window, "LayerFusionLoadModels")["copied"]
+    assert "layer_xl_transparent_attn.safetensors" in [name for name, _ in copied] and max(lines for _, lines in copied) > 1
+    assert all(re.fullmatch(r"[\w.]+", name) for name, _ in copied), copied
