@@ -199,7 +199,8 @@ class LayerFusionPlaceForeground(io.ComfyNode):
             about = group.repeat_interleave(len(cutouts), dim=0)
         placed = moved(rgb, own, about, size, x, y, scale)
         light = torch.zeros_like(placed) if film is None else moved(film[..., :3], film[..., 3], group, size, x, y, scale)
-        return io.NodeOutput(placed, 1.0 - placed[..., 3], light, ui=notice(opaque_cutout(own)))
+        per_picture = 1 if effects is None else len(own) // len(effects)
+        return io.NodeOutput(placed, 1.0 - placed[..., 3], light, ui=notice(opaque_cutout(own, per_picture)))
 
 
 def moved(rgb: torch.Tensor, alpha: torch.Tensor, about: torch.Tensor, *where) -> torch.Tensor:

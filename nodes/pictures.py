@@ -74,7 +74,7 @@ def check_effects(effects: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return effects
 
 
-def opaque_cutout(alpha: torch.Tensor) -> str | None:
-    """What to say of pictures with alpha (B, H, W), 1 = opaque, that are no cut-outs; None when all are."""
-    found = opaque_finding(alpha)
-    return found and f"{found} Nothing of it is cut out; in a MASK 1 (white) means transparent: invert one that is the other way."
+def opaque_cutout(alpha: torch.Tensor, per_picture: int = 1) -> str | None:
+    """What to say of foregrounds (pictures * per_picture, H, W), 1 = opaque, that are no cut-outs; None when all are."""
+    found = opaque_finding(alpha, per_picture)
+    return found and f"{found} If it should be a cut-out: in a MASK 1 (white) means transparent; invert one that is the other way."

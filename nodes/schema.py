@@ -29,7 +29,7 @@ def unknown_inputs(node: type[io.ComfyNode]) -> str | None:
     The node must have the hidden input prompt. (Its unique_id would bind the host's cache to the number of the node.)
     """
     prompt = node.hidden.prompt if node.hidden is not None else None  # called without a host
-    schema = node.GET_SCHEMA()
+    schema = node.define_schema()  # GET_SCHEMA writes to the class, which the host has locked
     known = {item.id for item in schema.inputs}
     given = [one.get("inputs", {}) for one in (prompt or {}).values() if one.get("class_type") == schema.node_id]
     names = dict.fromkeys(name for inputs in given for name in inputs if name not in known)

@@ -10,6 +10,7 @@ import comfy.samplers
 import pairs
 import pytest
 import torch
+from comfy_api.internal import lock_class
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from once import once
 from runs import NAMES, SEED, STEPS, close, empty_latent, layered, models, prompts, slow, stock
@@ -259,7 +260,7 @@ def test_an_input_of_before_is_refused():
     inputs = {"foreground_mask": ["1", 1], "keep_blended": 1.0}
     clone.hidden = SimpleNamespace(prompt={"3": {"class_type": "LayerFusionGivenLayers", "inputs": inputs}})
     with pytest.raises(ValueError, match="has no input foreground_mask. foreground_mask was replaced by mask_foreground"):
-        clone.execute(1.0, 1.0, 1.0, foreground=picture())
+        lock_class(clone).execute(1.0, 1.0, 1.0, foreground=picture())
     inputs["mask_foreground"] = inputs.pop("foreground_mask")
     assert clone.execute(1.0, 1.0, 1.0, foreground=picture()).result[0]["samples"].shape == picture()["samples"].shape
 

@@ -14,6 +14,7 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
+from comfy_api.internal import lock_class
 from PIL import Image
 
 
@@ -32,7 +33,7 @@ def save(output):
     def run(*pictures, prefix="LayerFusion", prompt=None, **more):
         clone = Node.PREPARE_CLASS_CLONE({"hidden_inputs": {}, "schema": Node.GET_SCHEMA()})
         clone.hidden = SimpleNamespace(prompt=prompt or {"1": {}}, extra_pnginfo={"workflow": {"nodes": []}}, unique_id="1")
-        return clone.execute(*pictures, prefix, **more)
+        return lock_class(clone).execute(*pictures, prefix, **more)
 
     return run
 

@@ -43,9 +43,10 @@ PREVIEW = """(async () => {
   const picture = Object.assign(document.createElement("canvas"), { width: 768, height: 256 });
   picture.getContext("2d").fillRect(0, 0, 768, 256);
   const blob = await new Promise((done) => picture.toBlob(done));
+  const NOTICE = JSON.stringify({ line: "Foreground is opaque: 100.0 % of it", text: "A warning, as Decode shows it." });
   const running = app.graph.nodes.filter(({ type }) => /KSampler$|SamplerCustomAdvanced$/.test(type));
   for (const { id } of app.graph.nodes.filter(({ type }) => type === "LayerFusionDecode"))
-    app.api.dispatchCustomEvent("progress_text", { nodeId: `${id}`, text: "A warning, as Decode shows it. ".repeat(4) });
+    app.api.dispatchCustomEvent("executed", { node: `${id}`, display_node: `${id}`, output: { layerfusion_notices: [NOTICE] } });
   for (const { id } of running)
     app.api.dispatchCustomEvent("b_preview_with_metadata", { blob, displayNodeId: `${id}`, nodeId: `${id}`, jobId: "1" });
   const form = new FormData();

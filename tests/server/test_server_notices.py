@@ -105,12 +105,12 @@ def test_a_warning_is_seen_on_the_node_in_the_viewer_and_in_the_log(page, server
     assert page.run(f"Boolean({SAID})") is False
     run(page)
     found = shown(page)
-    assert found["line"] == LINE and found["title"].startswith(f"{LINE}. Nothing of it is cut out; in a MASK")
+    assert found["line"] == LINE and found["title"].startswith(f"{LINE}. If it should be a cut-out")
     assert found["role"] == "status" and found["seen"] and found["lines"] == 1, found
     page.wait(f"{CAPTION}.value", 20)
     assert page.run(f"{CAPTION}.value").startswith(f"{LINE} · ")
     assert page.run(f"{CAPTION}.title").startswith(f"{LINE}. Where the object fills the picture")
-    assert f"{LINE}. Nothing of it" in server.log.read_text() and f"{LINE}. Where the object" in server.log.read_text()
+    assert f"{LINE}. If it should" in server.log.read_text() and f"{LINE}. Where the object" in server.log.read_text()
 
 
 def test_it_is_said_again_when_the_run_comes_from_the_cache(page):
