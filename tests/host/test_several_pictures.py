@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 from test_match_layers import match, over, place, save
-from test_save_layers import composite
+from test_save_layers import composite, record
 
+from layerfusion_pack.layerfusion_core.method.map_colors import heat
 from layerfusion_pack.nodes.preview import LayerFusionPreviewLayers
 
 assert save  # a fixture
@@ -111,13 +112,18 @@ def test_every_file_holds_its_own_layer(tmp_path, save):
         assert all(torch.equal(a, b) for a, b in zip(own, wanted, strict=True))
 
 
-def test_a_preview_shows_the_same_rows(tmp_path, monkeypatch):
+def test_a_preview_shows_the_same_rows_and_their_masks(tmp_path, monkeypatch):
+    """Of the masks, those of a picture's foregrounds side by side, the rearmost on the left."""
     import folder_paths
 
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
     cutouts, background, blended, effects = layers()
-    out = LayerFusionPreviewLayers.execute(cutouts, background, blended, effects=effects)
+    priors = record(N, foregrounds=K)
+    out = LayerFusionPreviewLayers.execute(cutouts, background, blended, priors, effects)
     for row, text in enumerate(out.ui["layerfusion_layers"]):
+        with Image.open(tmp_path / json.loads(text)["masks"]["soft"]["filename"]) as saved:
+            wanted = torch.cat([*heat(priors.images(-1)["soft"][K * row : K * row + K])], dim=1)  # (3, 2 K, 3)
+            assert np.abs(np.asarray(saved) / 255 - wanted.numpy()).max() <= 1 / 255
         for k in range(K):
             with Image.open(tmp_path / json.loads(text)[f"foreground_{k + 1}"]["filename"]) as saved:
                 wanted = (cutouts[K * row + k] * 255).round().numpy().astype(np.uint8)
