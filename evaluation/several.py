@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -197,17 +198,21 @@ def judge(model: classifier.Classifier, out: Path, scene: Scene) -> dict:
 
 
 def order(cutouts: list[Tensor], background: Tensor, blended: Tensor) -> dict:
-    """Whether the blended picture shows the second of two foregrounds in front, where both are."""
+    """What the blended picture shows where both of two foregrounds are: "front", "rear" or "neither", by what is nearest to it.
+
+    seen: that, or None where the two hardly meet.
+    """
     both = (cutouts[0][..., 3] > COVERED) & (cutouts[1][..., 3] > COVERED)
-    if both.float().mean() < EMPTY / 4:
-        return {"both": both.float().mean().item(), "front": None}
-    errors = []
-    for layers in (cutouts, cutouts[::-1]):
-        seen = background
+    found: dict = {"both": both.float().mean().item(), "seen": None}
+    if found["both"] < EMPTY / 4:
+        return found
+    errors = {}
+    for name, layers in (("front", cutouts), ("rear", cutouts[::-1]), ("neither", [])):
+        stack = background
         for layer in layers:
-            seen = alpha_over(layer, seen)
-        errors.append((seen - blended)[both].square().mean().item())
-    return {"both": both.float().mean().item(), "front": errors[0] < errors[1]}
+            stack = alpha_over(layer, stack)
+        errors[name] = (stack - blended)[both].square().mean().item()
+    return found | {"seen": min(errors, key=lambda name: errors[name])}
 
 
 def around(picture: Tensor, alpha: Tensor) -> Tensor:
@@ -260,14 +265,20 @@ def tables(rows: list[dict]) -> str:
             f"{np.mean(each['iou']):.2f}", f"{100 * np.mean([row['background_clean'] for row in own]):.0f} %",
             percent["shown_shape"], f"{100 * np.mean([all(row['shown_shape']) for row in own]):.0f} %",
         )) + " |")  # fmt: skip
-    fronts = {kind: [row["front"] for row in rows if row["kind"] == kind and row["front"] is not None]
-              for kind in ("overlap", "swapped")}  # fmt: skip
+    seen = {kind: {row["index"]: row["seen"] for row in rows if row["kind"] == kind and row["seen"]}
+            for kind in ("overlap", "swapped")}  # fmt: skip
     whole = [row["whole"] for row in rows if row.get("whole") is not None]
-    for kind, front in fronts.items():
-        if front:
+    for kind, own in seen.items():
+        if own:
+            counts = Counter(own.values())
             lines.append(
-                f"\n{LABELS[kind]}: the front one is seen where both are in {sum(front)} of {len(front)} runs."
+                f"\n{LABELS[kind]}: where both are, the front one is seen in {counts['front']} of {len(own)} runs, "
+                f"the rear one in {counts['rear']}, neither in {counts['neither']}."
             )
+    pairs = [[own[index] for own in seen.values()] for index in seen["overlap"].keys() & seen["swapped"].keys()]
+    if pairs:
+        followed = sum(pair == ["front", "front"] for pair in pairs)
+        lines.append(f"\nThe asked order is followed both ways round for {followed} of {len(pairs)} pairs.")
     if whole:
         lines.append(
             f"\nRear cut-out against the same run of it alone: alpha IoU {np.mean(whole):.2f}, least {min(whole):.2f}."

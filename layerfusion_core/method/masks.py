@@ -16,11 +16,12 @@ class Masks(NamedTuple):
     """The masks of one transformer block for N samples of K foregrounds, each in [0, 1].
 
     soft, hard: (N, K, M), from the rearmost foreground to the front one; the others (N, M), over all K. All may have a
-    leading dimension of blocks on one token grid, and a last one of 1 for the channels. hard: what foreground k takes of the
-    blended stream, so only where none in front hides it, hard_k prod_(j > k) (1 - soft_j): a hidden part stays whole in its
-    own layer. grown: see `grow`; keep: what no foreground covers, prod_k (1 - soft_k); scene: the share of the background's
-    that the blended stream takes where both show one scene, (1 - grown) / 2; back: the share of the blended stream's that
-    the background takes then, so that it ends at the same mix, scene / (1 - scene).
+    leading dimension of blocks on one token grid, and a last one of 1 for the channels. soft: what foreground k covers of
+    all that is behind it, see `in_front`. hard: what it takes of the blended stream, so only where none in front hides it,
+    hard_k prod_(j > k) (1 - soft_j): a hidden part stays whole in its own layer. grown: see `grow`; keep: what no foreground
+    covers, prod_k (1 - soft_k); scene: the share of the background's that the blended stream takes where both show one
+    scene, (1 - grown) / 2; back: the share of the blended stream's that the background takes then, so that it ends at the
+    same mix, scene / (1 - scene).
     """
 
     soft: torch.Tensor
@@ -40,7 +41,7 @@ class Masks(NamedTuple):
 
 
 def masks_of(soft: torch.Tensor, hard: torch.Tensor, grown: torch.Tensor) -> Masks:
-    """`Masks` of each foreground's own soft and hard (..., K, M) and of grown (..., M)."""
+    """`Masks` of what each foreground covers and of its hard mask (..., K, M), and of grown (..., M)."""
     keep = (1.0 - soft).prod(dim=-2)
     return Masks(soft, _unhidden(hard, soft), grown, keep, (1.0 - grown) / 2, (1.0 - grown) / (1.0 + grown))
 
@@ -51,6 +52,18 @@ def _unhidden(hard: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
         return hard
     clear = (1.0 - soft[..., 1:, :]).flip(-2).cumprod(dim=-2).flip(-2)  # (..., K - 1, M)
     return torch.cat([hard[..., :-1, :] * clear, hard[..., -1:, :]], dim=-2)
+
+
+def in_front(soft: torch.Tensor, silhouettes: torch.Tensor) -> torch.Tensor:
+    """What each foreground covers of those behind it: soft_k + (1 - soft_k) p_k (1 - prod_(j < k) (1 - p_j)), all (..., K, M).
+
+    Not in the paper. The soft mask says how much an attention is of the object, rarely more than half of it within the
+    object; taken for an opacity it would show the rear one through the front one, and more of it where its own mask is
+    higher. So where two silhouettes p lie over each other the front one is opaque; elsewhere each is as soft as it was.
+    """
+    behind = 1.0 - (1.0 - silhouettes[..., :-1, :]).cumprod(dim=-2)
+    rear, others = soft[..., :1, :], soft[..., 1:, :]
+    return torch.cat([rear, others + (1.0 - others) * (silhouettes[..., 1:, :] * behind)], dim=-2)
 
 
 def norm(x: torch.Tensor, region: torch.Tensor | None = None) -> torch.Tensor:
@@ -115,6 +128,16 @@ def hard_mask(soft: torch.Tensor, hardness: float) -> torch.Tensor:
     return torch.sigmoid(hardness * (soft - 0.5))
 
 
+def silhouette(
+    structure: torch.Tensor, grid: tuple[int, int], hardness: float, region: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The whole object, cut from s' (G, K, M) on `grid` (h, w), as against its parts in the soft mask; region: see `norm`.
+
+    Not in the paper. On the border s' lights up without an object (Fig. 2).
+    """
+    return hard_mask(norm(_without_border(structure, grid), region), hardness)
+
+
 def grow(masks: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """The union of K masks (..., K, M), grown by one token of `grid` (h, w) to every side: (..., M)."""
     union = masks.amax(dim=-2)
@@ -129,10 +152,10 @@ def surround_mask(
 
     structure, soft: s' and mask_soft on `grid` (h, w); region: (G, K, M), see `norm`. Not in the paper. What this mask misses
     of an object, the background shares; so whatever one of the two shows counts, cut where it is more than canvas: s' is the
-    whole silhouette, the soft mask also holds faint parts. On the border s' lights up without an object (Fig. 2).
+    whole silhouette, the soft mask also holds faint parts.
     """
-    silhouette = hard_mask(norm(_without_border(structure, grid), region), hardness)
-    found = torch.maximum(silhouette, torch.sigmoid(hardness * (soft - FAINT))).amax(dim=-2)
+    whole = silhouette(structure, grid, hardness, region)
+    found = torch.maximum(whole, torch.sigmoid(hardness * (soft - FAINT))).amax(dim=-2)
     reach = max(1, round(REACH * max(grid)))
     slope = max(1, reach // 2)
     wide = F.max_pool2d(found.reshape(-1, 1, *grid), 2 * (reach + slope) + 1, stride=1, padding=reach + slope)

@@ -7,7 +7,18 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from .masks import Masks, grow, hard_mask, masks_of, resize_map, soft_mask, soft_region, structure_prior
+from .masks import (
+    Masks,
+    grow,
+    hard_mask,
+    in_front,
+    masks_of,
+    resize_map,
+    silhouette,
+    soft_mask,
+    soft_region,
+    structure_prior,
+)
 
 Block = tuple[str, int, int]  # ("input" | "middle" | "output", block number, transformer index), as the host names them
 Grid = tuple[int, int]  # token rows, token columns
@@ -54,7 +65,17 @@ class PriorMaps:
         """The masks of the blocks on a grid, (blocks, N, ...), for samples of `foreground_count` rows each."""
         soft = self.soft(grid).unflatten(1, (-1, foreground_count))
         hard = hard_mask(soft, hardness)
-        return masks_of(soft, hard, grow(hard, grid))
+        covered = soft if foreground_count == 1 else in_front(soft, self.silhouettes(grid, hardness, foreground_count))
+        return masks_of(covered, hard, grow(hard, grid))
+
+    def silhouettes(self, grid: Grid, hardness: float, foreground_count: int) -> torch.Tensor:
+        """`silhouette` of each foreground in its region, (N, K, M_l) for samples of `foreground_count` rows each."""
+        structure = self.structure.float().unflatten(0, (-1, foreground_count))
+        region = self.region_on(self.structure_grid)
+        region = None if region is None else region.unflatten(0, (-1, foreground_count))
+        whole = silhouette(structure, self.structure_grid, hardness, region)
+        whole = (whole if region is None else whole * region).flatten(0, 1)
+        return resize_map(whole, self.structure_grid, grid).unflatten(0, (-1, foreground_count))
 
     def resized(self, block: Block, grid: Grid) -> PriorMaps:
         """The priors of one block alone, its content confidence brought to another token grid."""

@@ -1,8 +1,9 @@
 """Several foregrounds: the method of `pipeline` with K foreground streams, each in a region of its own.
 
 The paper names it as future work. What is added to its equations: the foregrounds lie over each other in the order in which
-they are given, the first at the back; each object's mask ends at its region; and outside of it a foreground stream is held
-at the empty canvas, as inpainting holds what it keeps. Background modes `share` and `off`.
+they are given, the first at the back, and one is opaque where it covers another; each object's mask ends at its region; and
+outside of it a foreground stream is held at the empty canvas, as inpainting holds what it keeps. Background modes `share` and
+`off`.
 """
 
 from __future__ import annotations
@@ -61,6 +62,34 @@ def soft_mask_in(region: Tensor, s: Tensor, c: Tensor) -> Tensor:
         low, high = inside.min(), inside.max()
         masks.append(((product - low) / (high - low)).clamp(0, 1) * region)
     return torch.stack(masks)
+
+
+def silhouette_in(region: Tensor, structure: Tensor, grid: tuple[int, int], hardness: float) -> Tensor:
+    """Where an object is within its region (M,), by its structure prior alone: s' (N, M), both on `grid` -> (N, M).
+
+    s' is also high on the border of the canvas, whatever is there: a token on it counts as the one beside it.
+    """
+    rows, columns = grid
+    found = torch.zeros_like(structure)
+    for n, s in enumerate(structure.reshape(-1, rows, columns)):
+        if min(grid) >= 3:
+            s = torch.stack([
+                torch.stack([s[min(max(i, 1), rows - 2), min(max(j, 1), columns - 2)] for j in range(columns)]) for i in range(rows)
+            ])  # fmt: skip
+        s = s.flatten()
+        low, high = s[region > 0].min(), s[region > 0].max()
+        found[n] = hard_mask(((s - low) / (high - low)).clamp(0, 1) * region, hardness) * region
+    return found
+
+
+def over_each_other(soft: list[Tensor], silhouettes: list[Tensor]) -> list[Tensor]:
+    """The share that each foreground covers of what is behind it, all (N, M): opaque where an object is over another."""
+    covered, nothing_behind = [], torch.ones_like(silhouettes[0])
+    for mask, object_here in zip(soft, silhouettes, strict=True):
+        over_another = object_here * (1 - nothing_behind)
+        covered.append(mask + (1 - mask) * over_another)
+        nothing_behind = nothing_behind * (1 - object_here)
+    return covered
 
 
 def composite(
@@ -122,14 +151,16 @@ class SeveralModel:
     def blending(self, priors: list[Priors]) -> Callable[[str, list[Tensor]], list[Tensor]]:
         masks: dict[str, tuple[list[Tensor], list[Tensor], Tensor]] = {}
         for block, grid in priors[0].grids.items():
-            soft = []
+            soft, silhouettes = [], []
             for own, foreground in zip(priors, self.foregrounds, strict=True):
                 s = resize_structure(own.structure, own.structure_grid, grid)
-                whole = torch.ones(grid)
-                region = region_on(whole if foreground.region is None else foreground.region, grid)
-                soft.append(soft_mask_in(region, s, own.content[block]))
+                region = torch.ones(own.structure_grid) if foreground.region is None else foreground.region
+                soft.append(soft_mask_in(region_on(region, grid), s, own.content[block]))
+                fine, hardness = own.structure_grid, self.options.hardness
+                silhouette = silhouette_in(region_on(region, fine), own.structure, fine, hardness)
+                silhouettes.append(resize_structure(silhouette, fine, grid))
             hard = [hard_mask(mask, self.options.hardness) for mask in soft]
-            masks[block] = soft, hard, grow(torch.stack(hard).amax(dim=0), grid)
+            masks[block] = over_each_other(soft, silhouettes), hard, grow(torch.stack(hard).amax(dim=0), grid)
 
         def blend(block: str, outputs: list[Tensor]) -> list[Tensor]:
             *foregrounds, blended, background = outputs

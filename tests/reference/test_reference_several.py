@@ -11,7 +11,16 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from reference.pipeline import Options
-from reference.several import Foreground, SeveralOptions, composite, region_on, several, soft_mask_in
+from reference.several import (
+    Foreground,
+    SeveralOptions,
+    composite,
+    over_each_other,
+    region_on,
+    several,
+    silhouette_in,
+    soft_mask_in,
+)
 from reference.test_reference_pipeline import NOISE, PROMPTS, SIGMAS, random_prompt, run, run_without_blending, unets
 
 FIRST, SECOND = Foreground(PROMPTS.foreground), Foreground(random_prompt(6, eos=[9]))
@@ -62,3 +71,15 @@ def test_the_front_one_is_seen_and_the_rear_one_stays_whole():
     assert [x.flatten().tolist() for x in found] == [[4, 4], [3, 3], [3, 4], [1, 1]]
     part = composite([rear, front], bl, bg, [0.5 * one] * 2, [one] * 2, one, SeveralOptions("off"))
     assert part[2][0, 0] == 3.0 and part[0][0, 0] == 3.5  # of 4, 3 over 4 over 2: the rear one takes half of what is seen
+
+
+def test_over_another_object_the_front_one_is_opaque():
+    structure = torch.full((1, 5, 5), 0.2)
+    structure[0, 0], structure[0, 2, 2] = 0.95, 0.8  # a lit border, and an object
+    region = torch.ones(25)
+    region[-1] = 0.0
+    here = silhouette_in(region, structure.reshape(1, -1), (5, 5), 10.0)
+    assert here[0, 12] > 0.99 and here[0, :5].max() < 0.01 and here[0, -1] == 0
+    rear, front = torch.tensor([[0.8, 0.8]]), torch.tensor([[0.3, 0.3]])
+    covered = over_each_other([rear, front], [torch.tensor([[1.0, 0.0]]), torch.ones(1, 2)])
+    assert torch.equal(covered[0], rear) and covered[1].tolist() == [[1.0, pytest.approx(0.3)]]

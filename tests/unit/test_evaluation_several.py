@@ -29,9 +29,22 @@ def test_who_is_seen_in_front():
     background = torch.full((32, 32, 3), 0.5)
     shows_blue = background.clone()
     shows_blue[8:24, 4:20], shows_blue[8:24, 12:28] = red[8, 4, :3], blue[8, 12, :3]
-    assert several.order([red, blue], background, shows_blue)["front"] is True
-    assert several.order([blue, red], background, shows_blue)["front"] is False
-    assert several.order([red, cutout((0.0, 0.0, 1.0), 20, 28)], background, shows_blue)["front"] is None
+    assert several.order([red, blue], background, shows_blue)["seen"] == "front"
+    assert several.order([blue, red], background, shows_blue)["seen"] == "rear"
+    assert several.order([red, blue], background, background + 0.1)["seen"] == "neither"
+    assert several.order([red, cutout((0.0, 0.0, 1.0), 20, 28)], background, shows_blue)["seen"] is None
+
+
+def test_the_order_is_followed_when_it_is_both_ways_round():
+    seen = {"overlap": ("front", "front", "neither"), "swapped": ("front", "rear", None)}
+    lists = dict.fromkeys(("shape", "colour", "other", "outside", "iou", "shown_shape"), [0.0])
+    table = several.tables([
+        {"kind": kind, "index": index, "background_clean": True, "seen": one, **lists}
+        for kind, each in seen.items() for index, one in enumerate(each)
+    ])  # fmt: skip
+    assert "256: where both are, the front one is seen in 2 of 3 runs, the rear one in 0, neither in 1." in table
+    assert "other in front: where both are, the front one is seen in 1 of 2 runs, the rear one in 1, neither in 0." in table
+    assert "followed both ways round for 1 of 2 pairs." in table
 
 
 def test_every_kind_of_run_and_its_row():

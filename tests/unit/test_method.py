@@ -13,6 +13,7 @@ from layerfusion_pack.layerfusion_core.method.masks import (
     area_average,
     grow,
     hard_mask,
+    in_front,
     masks_of,
     norm,
     resize_map,
@@ -215,6 +216,17 @@ def test_a_hidden_part_of_a_foreground_takes_nothing_of_what_hides_it():
     assert torch.equal(found[3], torch.stack([a[0, 0, 0], a[0, 1, 1], a[0, 2, 2], a[0, 2, 3]]))
     half = masks_of(torch.full((1, 3, 1), 0.5), torch.ones(1, 3, 1), torch.ones(1, 1))
     assert half.hard.flatten().tolist() == [0.25, 0.5, 1.0] and half.keep.item() == 0.125
+
+
+def test_where_silhouettes_lie_over_each_other_the_front_one_is_opaque():
+    """A front one that its soft mask shows by 0.3 over a rear one by 0.8; alone, and elsewhere, each as soft as it is."""
+    soft = torch.tensor([[0.8, 0.8, 0.0, 0.1], [0.3, 0.1, 0.3, 0.3], [0.0, 0.2, 0.0, 0.4]])
+    silhouettes = torch.tensor([[1.0, 1, 0, 0.0], [1, 0, 1, 0.5], [0, 1, 0, 0.5]])
+    found = in_front(soft, silhouettes)
+    assert torch.allclose(found, torch.tensor([[0.8, 0.8, 0, 0.1], [1, 0.1, 0.3, 0.3], [0, 1, 0, 0.55]]))
+    apart = in_front(soft, torch.eye(3, 4))
+    assert torch.equal(apart, soft), "no silhouette over another: bit for bit as it was"
+    assert torch.equal(in_front(soft[:1], silhouettes[:1]), soft[:1])
 
 
 def test_a_region_bounds_the_mask_and_what_it_is_measured_by():

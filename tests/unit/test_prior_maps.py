@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from layerfusion_pack.layerfusion_core.method.map_colors import enlarge, heat, prior_strip
+from layerfusion_pack.layerfusion_core.method.masks import Masks
 from layerfusion_pack.layerfusion_core.method.prior_maps import PriorMaps, PriorRecord, ReadPriors, prior_maps
 
 COARSE, FINE = ("middle", 0, 0), ("output", 5, 1)
@@ -46,6 +47,25 @@ def test_maps_of_another_size():
     assert torch.allclose(masks.soft[0], torch.tensor([[[1.0, 0, 1.0, 0, 0, 1.0, 0, 0]]]))
     same = collected()
     assert torch.equal(same.resized(FINE, (2, 4)).soft((2, 4)), same.soft((2, 4)))
+
+
+def test_the_front_foreground_is_opaque_over_the_one_behind_it():
+    """Both objects fill four tokens; the text finds the front one by a third where it finds the rear one wholly."""
+    structure = torch.zeros(2, 5, 6)
+    structure[0, 1:3, 1:3] = structure[1, 1:3, 2:4] = 1.0
+    content = torch.ones(2, 5, 6)
+    content[1, 1:3, 2] = 0.3
+    regions = [None, torch.ones(2, 5, 6), torch.tensor([[1.0] * 3 + [0] * 3, [0] * 3 + [1.0] * 3]).unsqueeze(1).repeat(1, 5, 1)]
+    for region in regions:
+        maps = PriorMaps(structure.flatten(1), (5, 6), {(5, 6): content.flatten(1)[None]}, {FINE: (5, 6)}, region)
+        masks = Masks(*(mask[0, 0].unflatten(-1, (5, 6)) for mask in maps.masks((5, 6), 10.0, 2)))
+        own = maps.soft((5, 6))[0].unflatten(-1, (5, 6))
+        apart = region is regions[2]
+        assert torch.equal(masks.soft[0], own[0]) and torch.equal(masks.soft, own) == apart
+        if not apart:
+            assert own[1, 1, 2] < 0.31 and masks.soft[1, 1, 2] > 0.98, "over the rear one"
+            assert masks.keep[1, 2] < 0.01 and masks.hard[0, 1, 2] < 0.02, "which takes nothing of what hides it"
+            assert abs(masks.soft[1, 4, 5] - own[1, 4, 5]) < 1e-3
 
 
 def test_a_region_goes_with_the_maps():
