@@ -62,6 +62,20 @@ def imagemagick(*arguments) -> bytes:
     return subprocess.run([program, *map(str, arguments)], check=True, capture_output=True, timeout=60).stdout
 
 
+def krita(path: Path, folder: Path) -> zipfile.ZipFile:
+    """The file opened by Krita and saved as OpenRaster of its own."""
+    if shutil.which("krita") is None or shutil.which("xvfb-run") is None:
+        pytest.skip("KRITA OR XVFB IS MISSING: reading our files with it was NOT tested")
+    again = folder / "again.ora"
+    command = ["xvfb-run", "-a", "krita", "--nosplash", "--export", "--export-filename", again, path]
+    subprocess.run(command, check=True, capture_output=True, timeout=180)
+    return zipfile.ZipFile(again)
+
+
+def flattened_by_krita(archive: zipfile.ZipFile) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(archive.read("mergedimage.png"))).convert("RGB"))
+
+
 def samples(path: Path | str, channels: str, depth: int) -> np.ndarray:
     """What ImageMagick reads, (24, 40, C)."""
     data = imagemagick(path, "-depth", depth, "-endian", "MSB", f"{channels}:-")
@@ -85,21 +99,26 @@ def test_imagemagick_reads_psd(layers, saved, depth):
         assert np.array_equal(got, quantised(want, depth)), NAMES[index - 1]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_psd_with_effects_is_flattened_alike(layers, tmp_path, count):
-    """By psd-tools and ImageMagick, from the layers themselves; and both as our own preview of the file."""
-    psd_tools = pytest.importorskip("psd_tools", reason="PSD-TOOLS IS MISSING: PSD was NOT tested")
+def with_effects(layers: LayerSet, count: int) -> LayerSet:
+    """The layers with effects and `count` foregrounds."""
     random = np.random.default_rng(1)
     effects = random.random((24, 40, 4), np.float32)
     effects[:, 20:, 3] = 0.0
     more = tuple(random.random((24, 40, 4), np.float32) for _ in range(count - 1))
-    with_effects = dataclasses.replace(layers, foregrounds=(*layers.foregrounds, *more), effects=effects)
+    return dataclasses.replace(layers, foregrounds=(*layers.foregrounds, *more), effects=effects)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_psd_with_effects_is_flattened_alike(layers, tmp_path, count):
+    """By psd-tools and ImageMagick, from the layers themselves; and both as our own preview of the file."""
+    psd_tools = pytest.importorskip("psd_tools", reason="PSD-TOOLS IS MISSING: PSD was NOT tested")
+    full = with_effects(layers, count)
     numbered = ["Foreground"] if count == 1 else [f"Foreground {k + 1}" for k in range(count)]
-    _, names = save_set(str(tmp_path), "set", 1, writers(with_effects, {}, psd=True))
+    _, names = save_set(str(tmp_path), "set", 1, writers(full, {}, psd=True))
     path = tmp_path / names["layers.psd"]
     document = psd_tools.PSDImage.open(path)
     assert [layer.name for layer in document] == ["Background", "Light and shadow", *numbered, "Blended"]
-    wanted = quantised(merged(with_effects)).astype(int)
+    wanted = quantised(merged(full)).astype(int)
     theirs = {"psd-tools": np.asarray(document.composite(force=True).convert("RGB"))}
     flat = tmp_path / "flat.png"
     imagemagick(f"{path}[1-{count + 2}]", "-background", "none", "-layers", "flatten", flat)  # [0]: preview, the last: hidden
@@ -107,9 +126,25 @@ def test_psd_with_effects_is_flattened_alike(layers, tmp_path, count):
         theirs["ImageMagick"] = np.asarray(picture.convert("RGB"))
     for name, picture in {"the preview": samples(f"{path}[0]", "rgb", 8), **theirs}.items():
         assert np.abs(picture - wanted).max() <= 2, name
-    for other in (dataclasses.replace(with_effects, effects=None), *(
-        dataclasses.replace(with_effects, foregrounds=with_effects.foregrounds[::-1]) for _ in more[:1])):  # fmt: skip
+    others = [dataclasses.replace(full, effects=None)]
+    if count > 1:
+        others.append(dataclasses.replace(full, foregrounds=full.foregrounds[::-1]))
+    for other in others:
         assert np.abs(wanted - quantised(merged(other)).astype(int)).max() > 50  # the effects are seen, and the order
+
+
+@pytest.mark.parametrize("ending", ["layers.ora", "layers.psd"])
+def test_krita_flattens_effects_and_several_foregrounds_alike(layers, tmp_path, ending):
+    if ending == "layers.psd":
+        pytest.importorskip("psd_tools", reason="PSD-TOOLS IS MISSING: PSD was NOT tested")
+    full = with_effects(layers, 2)
+    _, names = save_set(str(tmp_path), "set", 1, writers(full, {}, psd=True, ora=True))
+    with krita(tmp_path / names[ending], tmp_path) as archive:
+        stack = ElementTree.fromstring(archive.read("stack.xml"))
+        assert [layer.get("name") for layer in reversed(list(stack.iter("layer")))] == [
+            "Background", "Light and shadow", "Foreground 1", "Foreground 2", "Blended",
+        ]  # fmt: skip
+        assert np.abs(flattened_by_krita(archive) - quantised(merged(full)).astype(int)).max() <= 2
 
 
 def test_psd_of_16_bit_is_packed_as_photoshop_does(layers, saved):
@@ -178,15 +213,9 @@ def test_gimp_reads(layers, saved, tmp_path, ending):
 
 @pytest.mark.parametrize("ending", ["layers.ora", "layers.psd"])
 def test_krita_reads(layers, saved, tmp_path, ending):
-    """Krita opens the file and saves it as OpenRaster of its own, in which we look."""
-    if shutil.which("krita") is None or shutil.which("xvfb-run") is None:
-        pytest.skip("KRITA OR XVFB IS MISSING: reading our files with it was NOT tested")
     if ending == "layers.psd":
         pytest.importorskip("psd_tools", reason="PSD-TOOLS IS MISSING: PSD was NOT tested")
-    again = tmp_path / "again.ora"
-    command = ["xvfb-run", "-a", "krita", "--nosplash", "--export", "--export-filename", again, saved(ending)]
-    subprocess.run(command, check=True, capture_output=True, timeout=180)
-    with zipfile.ZipFile(again) as archive:
+    with krita(saved(ending), tmp_path) as archive:
         found = list(ElementTree.fromstring(archive.read("stack.xml")).iter("layer"))
         assert [(layer.get("name"), layer.get("visibility")) for layer in reversed(found)] == [
             ("Background", "visible"), ("Foreground", "visible"), ("Blended", "hidden"),
@@ -197,5 +226,5 @@ def test_krita_reads(layers, saved, tmp_path, ending):
             part = want[top : top + got.shape[0], left : left + got.shape[1]]
             assert part.shape[0] * part.shape[1] >= 16 * 40, layer.get("name")
             assert np.array_equal(got[..., : want.shape[-1]], quantised(part)), layer.get("name")
-        preview = np.asarray(Image.open(io.BytesIO(archive.read("mergedimage.png"))).convert("RGB")).astype(int)
-        assert np.abs(preview - quantised(merged(layers))).max() <= 1  # Krita lays them over each other as we do
+        preview = flattened_by_krita(archive)
+        assert np.abs(preview - quantised(merged(layers)).astype(int)).max() <= 1  # it lays them over each other as we do
