@@ -3,7 +3,7 @@
 A thumbnail shows its own graph, run as it is saved, and carries that graph's `fingerprint`; those of SDXL graphs show the
 first one in their place and say so. docs/given.jpg shows the runs with given layers, docs/demo.jpg the first graph with the
 prompts and seeds of `SHOWN`, docs/graph.jpg that graph on the page after a run, docs/viewer.jpg its Save Layers.
-`help_pictures` makes those of help pages.
+`help_pictures` makes those of help pages, `option_pictures` the strips of docs/options.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import browser, demo, examples, graph, help_pictures
+from . import browser, demo, examples, graph, help_pictures, option_pictures
 from .client import Client, Run
 from .console import Problem, say
 from .server import ComfyServer
@@ -27,8 +27,8 @@ from .server import ComfyServer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-NAMES = ("thumbnails", "demo", "given", "graph", "viewer", "help")
-"""What can be asked for; one of the last alone as help-decode."""
+NAMES = ("thumbnails", "demo", "given", "graph", "viewer", "help", "options")
+"""What can be asked for; one of the last two alone as help-decode, option-noise."""
 BOTTLE = ("a glass blue bottle", "a wooden table", 7)
 SHOWN = (BOTTLE, ("a yellow lantern", "a night street", 7), ("a red balloon", "a meadow", 7))
 """Foreground, background and seed of the rows of docs/demo.jpg, below that of the demo graph as it is saved."""
@@ -76,9 +76,10 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
     """Make the chosen pictures and write them over those in docs and workflows."""
     if host is None:
         raise Problem("pictures needs a ComfyUI: put one at ~/comfy/ComfyUI or set COMFYUI_PATH to it.")
-    groups = {"help": [f"help-{name}" for name in help_pictures.MAKERS]}
+    groups = {"help": [f"help-{name}" for name in help_pictures.MAKERS],
+              "options": [f"option-{name}" for name in option_pictures.MAKERS]}
     asked = [one for name in options.names or NAMES for one in groups.get(name, [name])]
-    unknown = set(asked) - {*NAMES, *groups["help"]}
+    unknown = set(asked) - {*NAMES, *groups["help"], *groups["options"]}
     if unknown:
         raise Problem(f"No picture is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}.")
     say("Starting ComfyUI")
@@ -90,7 +91,7 @@ def run(checkout: Path, host: Path | None, options: argparse.Namespace) -> int:
                 thumbnails(checkout, client, made)
                 continue
             kind, _, one = name.partition("-")
-            maker = {"help": help_pictures.make}.get(kind) if one else None
+            maker = {"help": help_pictures.make, "option": option_pictures.make}.get(kind) if one else None
             for file, picture in (maker(one, client) if maker else MAKERS[name](checkout, client, made)).items():
                 (help_pictures.save if file.endswith(".webp") else save)(picture, checkout / file)
                 say(f"  {file}")

@@ -7,15 +7,20 @@ import re
 import pytest
 from PIL import Image
 
-from layerfusion_pack.devtools import help_pictures, owner, schema
+from layerfusion_pack.devtools import help_pictures, option_pictures, owner, schema
 
 CHECKOUT = schema.pack.CHECKOUT
 FOLDER = CHECKOUT / help_pictures.FOLDER
 PAGES = sorted(FOLDER.glob("*.md"))
 PICTURE = re.compile(r"^!\[(.*)\]\((.*)\)$", re.MULTILINE)
+OPTIONS = CHECKOUT / "docs" / "options.md"
 SHOWN = ("LayerFusionOptions", "LayerFusionKSampler", "LayerFusionKSamplerAdvanced", "LayerFusionGuider", "LayerFusionGivenLayers",
          "LayerFusionAddForeground")  # fmt: skip
-"""Nodes whose options change the picture."""
+"""Nodes whose options change the picture, and inputs that are none or do what they do in ComfyUI's own samplers."""
+PLAIN = {
+    "base_model", "foreground_model", "foreground", "background", "blended", "negative", "latent_image", "seed", "noise_seed",
+    "steps", "cfg", "sampler_name", "scheduler", "options", "vae", "foregrounds", "foregrounds_per_picture",
+}  # fmt: skip
 LONGEST = 21  # characters of a word in a list of that panel; a longer name has a <wbr>, which is not copied with it
 
 
@@ -63,6 +68,18 @@ def test_pictures_of_the_pages_are_those_that_are_made_used_and_small():
 
 def headings(page) -> list[str]:
     return re.findall(r"^## (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_every_option_that_changes_the_picture_is_explained():
+    names = {entry["name"] for node in SHOWN for entry in schema.read()[node]["inputs"]} - PLAIN
+    assert len(names) > 25 and names - {name for heading in headings(OPTIONS) for name in heading.split(", ")} == set()
+
+
+def test_the_strips_of_the_options_are_those_that_are_made():
+    shown = {name for _, name in PICTURE.findall(OPTIONS.read_text(encoding="utf-8"))}
+    made = {f"option-{name}.jpg" for name in option_pictures.MAKERS}
+    assert made <= shown and {path.name for path in OPTIONS.parent.glob("option-*.jpg")} == made
+    assert all((OPTIONS.parent / name).is_file() for name in shown)
 
 
 def test_links_into_the_docs_lead_to_a_heading():
