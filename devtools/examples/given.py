@@ -63,7 +63,8 @@ def harmonise(sheet: Sheet) -> None:
     first = parts.sampler(sheet, models, text, size["LATENT"], title="LayerFusion KSampler: the layers", seed=42, **parts.DEMO)
     layers = parts.decode(sheet, models, first)
     placed = sheet.add("LayerFusionPlaceForeground", image=layers["foreground"], x=16, y=8, scale=0.9)
-    encoded = sheet.add("LayerFusionEncode", image=placed["image"], vae=models.vae, transparent_vae=models.transparent_vae)
+    encoded = sheet.add("LayerFusionEncode", title="LayerFusion Encode", image=placed["image"], vae=models.vae,
+                        transparent_vae=models.transparent_vae)
     pasted = sheet.add("LayerFusionComposite", foreground=placed["image"], background=layers["background"])
     start = sheet.add("VAEEncode", pixels=pasted["image"], vae=models.vae)
     shown = sheet.add("PreviewImage", title="Pasted, not harmonised", images=pasted["image"], high=245)

@@ -34,7 +34,8 @@ def around(sheet: Sheet) -> None:
     """A blended picture around a cut-out."""
     checkpoint, size, texts, note = _start(sheet, AROUND_NOTE, "a ceramic teapot on a stone kitchen counter, morning light")
     picture = sheet.add("LoadImage", image="example.png")
-    encoded = sheet.add("LayerFusionEncode", image=picture["IMAGE"], mask=picture["MASK"], vae=checkpoint["VAE"])
+    encoded = sheet.add("LayerFusionEncode", title="LayerFusion Encode", image=picture["IMAGE"], mask=picture["MASK"],
+                        vae=checkpoint["VAE"])
     conditioned = _conditioned(sheet, "fg2ble", checkpoint["MODEL"], foreground=encoded["foreground"])
     run = _sampler(sheet, conditioned["model"], texts, size, "the blended picture")
     shown = _shown(sheet, run["LATENT"], checkpoint, "Blended")
@@ -49,7 +50,8 @@ def behind(sheet: Sheet) -> None:
     checkpoint, size, texts, note = _start(sheet, BEHIND_NOTE, "a stone kitchen counter, morning light")
     cut_out = sheet.add("LoadImage", title="Load Image: the cut-out", image="example.png")
     whole = sheet.add("LoadImage", title="Load Image: the blended picture", image="example.png")
-    encoded = sheet.add("LayerFusionEncode", image=cut_out["IMAGE"], mask=cut_out["MASK"], vae=checkpoint["VAE"])
+    encoded = sheet.add("LayerFusionEncode", title="LayerFusion Encode", image=cut_out["IMAGE"], mask=cut_out["MASK"],
+                        vae=checkpoint["VAE"])
     blended = sheet.add("VAEEncode", pixels=whole["IMAGE"], vae=checkpoint["VAE"])
     conditioned = _conditioned(sheet, "fgble2bg", checkpoint["MODEL"], foreground=encoded["foreground"],
                                blended=blended["LATENT"])

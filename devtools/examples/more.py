@@ -152,14 +152,14 @@ def priors(sheet: Sheet) -> None:
     read = sheet.add("LayerFusionExtractPriors", foreground_model=models.foreground, foreground=text["foreground"],
                      latent_image=run["foreground"], seed=42)
     soft = sheet.add("MaskPreview", title="Soft mask, foreground", mask=read["soft"])
-    soft.wide, shown.wide, saved.wide, saved.high = parts.THIN, 535, 535, 590
+    soft.wide, shown.wide, saved.wide, saved.high = parts.THIN, 535, 465, 590
     area = sheet.place((0, 0), loaders, width=parts.NARROW, title="1  Models", color=BLUE)
     area = sheet.place(area.below, [options], width=parts.NARROW, title="Options (the defaults)", color=GOLD)
     sheet.place(area.below, [note], width=area.width)
     area = sheet.place((area.right[0], 0), [text], width=parts.NARROW, title="2  One prompt per layer", color=GOLD)
     under = sheet.place(area.below, [strip, read], width=parts.NARROW, title="Masks, of the run and of a layer", color=VIOLET)
     area = sheet.place((under.right[0], 0), [size, run], width=parts.NARROW, title="3  Size and one sampling run", color=RED)
-    area = sheet.place(area.right, [pictures], [saved], width=parts.THIN, title="4  Three layers, and masks (5)", color=GREEN)
+    area = sheet.place(area.right, [pictures], [saved], width=parts.WORDY, title="4  Three layers, and masks (5)", color=GREEN)
     sheet.place(area.below, [shown], [soft], width=parts.THIN, title="What the run blended with", color=VIOLET)
 
 
@@ -174,8 +174,8 @@ def layer_editor(sheet: Sheet) -> None:
     matched = parts.match(sheet, pictures, light="linear")
     saved = parts.save(sheet, pictures, matched, "layerfusion/editor", run["priors"])
     editor = sheet.add("ImageCompositor", layers=saved["layers"])
-    area = parts.start(sheet, loaders, size, text)
-    area = sheet.place(area.right, [run], width=parts.NARROW, title="3  One sampling run", color=RED)
+    area = parts.start(sheet, loaders, size, text, parts.FIRST)
+    area = sheet.place(area.right, [run], width=parts.FIRST, title="3  One sampling run", color=RED)
     area = parts.result(sheet, area.right, "4  Three layers", pictures, matched, saved)
-    area = sheet.place(area.right, [editor], width=300, title="5  ComfyUI's layer editor", color=VIOLET)
+    area = sheet.place(area.right, [editor], width=parts.FIRST, title="5  ComfyUI's layer editor", color=VIOLET)
     sheet.place(area.below, [note], width=area.width)

@@ -18,7 +18,9 @@ FULL = {"steps": 25, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karra
 BOTTLE = ("a glass bottle of orange lemonade, product photo",
           "a weathered wooden table in a sunny garden, shallow depth of field", "text, watermark, blurry, low quality")
 """Foreground, background and negative prompt of the SDXL graphs."""
-NARROW, THIN = 285, 225  # columns of the graphs that have five of them, and of Decode and Match Layers
+NARROW, THIN = 285, 225  # columns of the graphs that have five of them, and of Decode and Match Layers in the widest
+FIRST = 280  # columns of the first graphs, which are read on a small screen
+WORDY = 293  # what Decode takes in Nodes 2.0 where the names of its layers are long: Spanish, French
 
 
 def file_of(name: str, folder: str, source: str = WEIGHTS) -> dict[str, str]:
@@ -88,9 +90,9 @@ def save(sheet: Sheet, pictures: Node, matched: Node, prefix: str, priors: Outpu
 
 
 def result(sheet: Sheet, at: tuple[int, int], title: str, pictures: Node, matched: Node, saved: Node, high: int = 760) -> Area:
-    """The last group: Decode above Match Layers, beside the viewer."""
-    saved.wide, saved.high = 380, high
-    return sheet.place(at, [pictures, matched], [saved], width=THIN, title=title, color=GREEN)
+    """The last group: Decode above Match Layers, beside the viewer; wide enough for the names of all languages."""
+    saved.wide, saved.high = 365, high
+    return sheet.place(at, [pictures, matched], [saved], width=WORDY, title=title, color=GREEN)
 
 
 def narrow_result(sheet: Sheet, at: tuple[int, int], title: str, pictures: Node, matched: Node, saved: Node) -> Area:
@@ -111,12 +113,12 @@ def four_groups(sheet: Sheet, models: Models, loaders: list[Node], note: Node, s
     pictures = decode(sheet, models, run)
     matched = match(sheet, pictures)
     saved = save(sheet, pictures, matched, prefix, run["priors"])
-    first = sheet.place((0, 0), loaders, width=NARROW, title="1  Models", color=BLUE)
+    first = sheet.place((0, 0), loaders, width=FIRST, title="1  Models", color=BLUE)
     sheet.place(first.below, [note], width=first.width)
-    second = sheet.place(first.right, [text], width=300, title=titles[0], color=GOLD)
+    second = sheet.place(first.right, [text], width=FIRST, title=titles[0], color=GOLD)
     if options is not None:
-        sheet.place(second.below, [options], width=300, title="Options (the defaults)", color=GOLD)
-    third = sheet.place(second.right, [size, run], width=NARROW, title="3  Size and one sampling run", color=RED)
+        sheet.place(second.below, [options], width=FIRST, title="Options (the defaults)", color=GOLD)
+    third = sheet.place(second.right, [size, run], width=FIRST, title="3  Size and one sampling run", color=RED)
     result(sheet, third.right, titles[1], pictures, matched, saved, high=890)
 
 
