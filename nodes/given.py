@@ -19,7 +19,7 @@ from ..layerfusion_core.method.streams import Layers
 from .floats import finite, float_input
 from .notices import notice
 from .pictures import check_effects, count_input, of_pictures, opaque_cutout
-from .schema import node_schema, unknown_inputs
+from .schema import node_schema
 
 
 def _keep(layer: str) -> io.Float.Input:
@@ -82,7 +82,6 @@ class LayerFusionGivenLayers(io.ComfyNode):
                     "picture in it: the blended, else the background, else the foreground.",
                 )
             ],
-            hidden=[io.Hidden.prompt],
         )
 
     @classmethod
@@ -100,8 +99,6 @@ class LayerFusionGivenLayers(io.ComfyNode):
         mask_blended: torch.Tensor | None = None,
         foregrounds_per_picture: int = 0,
     ) -> io.NodeOutput:
-        if problem := unknown_inputs(cls):  # a mask that has no effect would not be seen in the result
-            raise ValueError(problem)
         for name, latent in (("foreground", foreground), ("background", background), ("blended", blended)):
             if latent is not None:
                 require_layer(name, latent)

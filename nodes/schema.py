@@ -17,14 +17,12 @@ def node_schema(**values) -> io.Schema:
     return io.Schema(category="LayerFusion", **{name: value for name, value in values.items() if name in _FIELDS})
 
 
-FORMER = {"formats": "the switches psd, ora and webp, and bit_depth"} | {
-    f"{layer}_mask": f"mask_{layer}" for layer in ("foreground", "background", "blended")
-}
+FORMER = {"formats": "the switches psd, ora and webp, and bit_depth"}
 """Inputs of before the first release, which prompts may still have: what is there in their place."""
 
 
 def unknown_inputs(node: type[io.ComfyNode]) -> str | None:
-    """What to say of inputs that a prompt gives to a kind of node that has none such: the host drops them. None for none.
+    """What to say of inputs that a prompt gives to a kind of node that has none such: the host drops values. None for none.
 
     The node must have the hidden input prompt. (Its unique_id would bind the host's cache to the number of the node.)
     """

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-from types import SimpleNamespace
 
 import comfy.sample
 import comfy.samplers
 import pairs
 import pytest
 import torch
-from comfy_api.internal import lock_class
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from once import once
 from runs import NAMES, SEED, STEPS, close, empty_latent, layered, models, prompts, slow, stock
@@ -252,17 +250,6 @@ def test_given_layers_are_not_given_again_nor_resized():
     resized = {**give(foreground=picture()), "samples": torch.zeros(1, 4, 24, 24)}
     with pytest.raises(ValueError, match="changed from .1, 4, 16, 16. to .1, 4, 24, 24. after LayerFusion Given Layers"):
         layered(latent=resized)
-
-
-def test_an_input_of_before_is_refused():
-    """A mask that the host drops in silence, for the node has none of that name."""
-    clone = LayerFusionGivenLayers.PREPARE_CLASS_CLONE({"hidden_inputs": {}, "schema": LayerFusionGivenLayers.GET_SCHEMA()})
-    inputs = {"foreground_mask": ["1", 1], "keep_blended": 1.0}
-    clone.hidden = SimpleNamespace(prompt={"3": {"class_type": "LayerFusionGivenLayers", "inputs": inputs}})
-    with pytest.raises(ValueError, match="has no input foreground_mask. foreground_mask was replaced by mask_foreground"):
-        lock_class(clone).execute(1.0, 1.0, 1.0, foreground=picture())
-    inputs["mask_foreground"] = inputs.pop("foreground_mask")
-    assert clone.execute(1.0, 1.0, 1.0, foreground=picture()).result[0]["samples"].shape == picture()["samples"].shape
 
 
 def test_placed_foreground_is_rgba_and_mask():
