@@ -133,6 +133,9 @@ def thumbnails(checkout: Path, client: Client, made: dict[str, dict[str, Image]]
 
     info = client.server.json("/object_info")
     for key in examples.GRAPHS:
+        if not examples.complete(key, info):
+            say(f"  {examples.name(key)}: needs a newer ComfyUI, its thumbnail stays")
+            continue
         shown, stands_in = thumbnail_graph(checkout, key, info)
         mark, file = fingerprint(graph.to_api(shown, info), info), examples.file(checkout, key, "jpg")
         if file.exists():
