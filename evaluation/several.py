@@ -26,6 +26,7 @@ from . import classifier, models, page, prompts, truth
 Box = tuple[float, float, float, float]
 HALVES: tuple[Box, ...] = ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 0.5, 1.0))
 THIRDS: tuple[Box, ...] = tuple((k / 3, 0.0, 1 / 3, 1.0) for k in range(3))
+CLOSE: tuple[Box, ...] = tuple((x, 0.0, 0.42, 1.0) for x in (0.0, 0.29, 0.58))  # thirds that overlap by a half
 OVERLAP: tuple[Box, ...] = ((0.0, 0.0, 2 / 3, 1.0), (1 / 3, 0.0, 2 / 3, 1.0))
 WIDTH = {"wide": 512, "three": 768, "overlap": 384, "swapped": 384, "alone": 384}  # pixels; else as wide as high
 SIDES = " on the left", " on the right"
@@ -72,6 +73,7 @@ def scenes(two: int, three: int) -> list[Scene]:
                 Scene("anywhere", index, pair, where, ()),
                 Scene("wide", index, pair, where, HALVES),
                 Scene("three", index, texts, where, THIRDS),
+                Scene("close", index, (sided[0], texts[2], sided[1]), where, CLOSE),
                 Scene("overlap", index, pair, where, OVERLAP),
                 Scene("swapped", index, pair[::-1], where, OVERLAP[::-1]),
                 Scene("alone", index, pair[:1], where, OVERLAP[:1]),
@@ -242,6 +244,7 @@ LABELS = {
     "anywhere": "no regions; prompts do not",
     "wide": "two, halves of 512 x 256",
     "three": "three, thirds of 768 x 256",
+    "close": "three side by side, 256 x 256; prompts name the sides",
     "overlap": "two, regions overlap by half, 384 x 256",
     "swapped": "the same, the other in front",
     "alone": "one in such a region",
