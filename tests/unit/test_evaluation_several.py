@@ -50,7 +50,7 @@ def test_the_order_is_followed_when_it_is_both_ways_round():
 def test_every_kind_of_run_and_its_row():
     scenes = several.scenes(3, 2)
     assert {scene.kind for scene in scenes} == set(several.LABELS) and scenes == several.scenes(3, 2)
-    assert sum(scene.kind == "two" for scene in scenes) == 3 and len(scenes) == 3 + 2 * 8
+    assert sum(scene.kind == "two" for scene in scenes) == 3 and len(scenes) == 3 + 2 * 9
     assert all(len(scene.boxes) in (0, len(scene.foregrounds)) for scene in scenes)
     each = {name: [value] * 2 for name, value in (("shape", True), ("colour", True), ("other", False), ("outside", 0.0),
                                                   ("iou", 0.25), ("shown_shape", False))}  # fmt: skip
