@@ -50,9 +50,9 @@ class Scene(NamedTuple):
 
 
 def scenes(two: int, three: int) -> list[Scene]:
-    """All runs: `two` pairs side by side, their prompts naming the side; `three` triples, and for as many also triples on the canvas the models learnt, pairs with regions
-    but no side in the prompt, with sides but no regions, with neither, on a wide canvas, in regions that overlap in both orders,
-    and the rear one of these alone."""
+    """All runs: `two` pairs side by side, their prompts naming the side; `three` triples on a wide canvas and on the usual one;
+    and for as many also pairs with regions but no side in the prompt, with sides but no regions, with neither, on a wide canvas,
+    in regions that overlap in both orders, and the rear one of these alone."""
     rng = random.Random(1512)
     found = []
     for index in range(max(two, three)):
