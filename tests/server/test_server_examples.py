@@ -126,11 +126,14 @@ def seen(request, server, window, object_info):
             pytest.skip("The Nodes 2.0 of this ComfyUI do not show the widgets of node packs yet")
         opened = window.run(DRAWN)
         if key in examples.NEWER and not examples.complete(key, object_info):
-            window.wait(f"document.querySelector('[role=dialog]')?.innerText.includes('{examples.NEWER[key]}')")
+            named = f"(dialog) => dialog.innerText.includes('{examples.NEWER[key]}')"
+            window.wait(f"[...document.querySelectorAll('[role=dialog]')].some({named})")  # beside one of missing files
         api = window.run("app.graphToPrompt().then(({ output }) => output)")
         previews = window.run(PREVIEW)
         window.run(SETTLED.format(50))
         found[key] = {"opened": opened, "running": window.run(DRAWN), "previews": previews, "api": api}
+    open_graph(window, "demo")  # which the next page restores, without a dialog of what is missing
+    window.run(SETTLED.format(600))
     return found
 
 
