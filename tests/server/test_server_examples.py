@@ -9,6 +9,7 @@ import urllib.error
 from pathlib import Path
 
 import pytest
+from host_page import CLASSIC, NEW_NODES, RENDERERS, open_page, require_widgets
 from PIL import Image
 
 from layerfusion_pack.devtools import browser, examples, graph, sheet
@@ -19,7 +20,6 @@ SMALLEST_ZOOM = 0.6  # of the first fit in `WINDOW`
 TEXT_ZOOM = 8 / 14  # below, the classic canvas draws no text: 8 pixels high at least, of the nodes' 14
 FIRST = ("demo", "sdxl", "two_foregrounds", "two_foregrounds_sdxl", "layer_editor")
 """Graphs whose texts are drawn at the first fit in `SMALL_WINDOW`, too; the others have too many nodes for that."""
-RENDERERS = ("classic", "Nodes 2.0")
 ROUNDING = 2  # pixels of the graph
 SETTLED = "new Promise((done) => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), {}))"
 DRAWN = """(() => {
@@ -101,13 +101,6 @@ def window():
         yield opened
 
 
-def open_page(window: browser.Browser, server, renderer: str) -> None:
-    server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": renderer == RENDERERS[1]})
-    window.open(f"http://{server.address}/")
-    window.wait("window.app?.vueAppReady && app.extensionManager.spinner === false")
-    window.wait("document.elementFromPoint(800, 500)?.closest('canvas, [data-node-id]')")
-
-
 def open_graph(window: browser.Browser, key: str) -> None:
     name = json.dumps(examples.name(key))
     window.run(f"""fetch(app.api.apiURL("/workflow_templates/layerfusion/" + {name} + ".json")).then((got) => got.json())
@@ -122,8 +115,7 @@ def seen(request, server, window, object_info):
     found = {}
     for key in examples.GRAPHS:
         open_graph(window, key)
-        if request.param == RENDERERS[1] and not window.run("Boolean(document.querySelector('[data-testid=node-widgets]'))"):
-            pytest.skip("The Nodes 2.0 of this ComfyUI do not show the widgets of node packs yet")
+        require_widgets(window, request.param)
         opened = window.run(DRAWN)
         if key in examples.NEWER and not examples.complete(key, object_info):
             named = f"(dialog) => dialog.innerText.includes('{examples.NEWER[key]}')"
@@ -154,7 +146,7 @@ def test_the_first_view_is_large_enough_to_read(seen):
 def test_the_first_graphs_can_be_read_on_a_small_screen(server, window):
     window.resize(*SMALL_WINDOW)
     try:
-        open_page(window, server, RENDERERS[0])
+        open_page(window, server, CLASSIC)
         zooms = {}
         for key in FIRST:
             open_graph(window, key)
@@ -216,7 +208,7 @@ def place(server, window):
         server.json("/global_subgraphs")
     except urllib.error.HTTPError:
         pytest.skip("this ComfyUI has no blueprints of node packs yet (0.3.66 and later do)")
-    open_page(window, server, RENDERERS[1])
+    open_page(window, server, NEW_NODES)
 
     def placed(name: str, **widgets) -> dict:
         made = window.run(PLACE % (json.dumps(name), json.dumps(widgets)))

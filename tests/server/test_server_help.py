@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from host_page import open_page
 
 from layerfusion_pack.devtools import browser, help_pictures, schema
 
@@ -47,10 +48,7 @@ def window(server):
     if browser.find() is None:
         pytest.skip("NO CHROMIUM: install one to look at the help pages (on Debian and Ubuntu: chromium)")
     with browser.Browser() as opened:
-        server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": False})
-        opened.open(f"http://{server.address}/")
-        opened.wait("window.app?.vueAppReady && app.extensionManager.spinner === false")
-        opened.wait("document.elementFromPoint(800, 500)?.closest('canvas, [data-node-id]')")
+        open_page(opened, server)
         yield opened
 
 

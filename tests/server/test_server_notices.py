@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from host_page import RENDERERS, open_page, require_widgets
 
 from layerfusion_pack.devtools import browser
 
-RENDERERS = ("classic", "Nodes 2.0")
 SIDE = 16
 LINE = "Foreground is opaque: picture 2 of 2, 100.0 % of it"
 WHITE = 0xFFFFFF
@@ -57,13 +57,9 @@ def window():
 def page(request, server, window):
     """The page with the graph in it, before the run."""
     server.post("/free", {"unload_models": True, "free_memory": True})
-    server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": request.param == RENDERERS[1]})
-    window.open(f"http://{server.address}/")
-    window.wait("window.app?.vueAppReady && app.extensionManager.spinner === false")
-    window.wait("document.elementFromPoint(800, 500)?.closest('canvas, [data-node-id]')")
+    open_page(window, server, request.param)
     load(window, 0)
-    if request.param == RENDERERS[1] and not window.run("Boolean(document.querySelector('[data-testid=node-widgets]'))"):
-        pytest.skip("The Nodes 2.0 of this ComfyUI do not show the widgets of node packs yet")
+    require_widgets(window, request.param)
     window.wait(VIEWER)
     return window
 

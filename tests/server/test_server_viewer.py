@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 
 import numpy
 import pytest
-from viewer_page import LAYERS, NODE, VIEWER, opened, over
+from host_page import CLASSIC, RENDERERS
+from viewer_page import LAYERS, NODE, VIEWER, opened, over, renewed
 
 from layerfusion_pack.devtools import browser, graph
 
@@ -27,15 +27,11 @@ def demo_file(demo_workflow, object_info, tmp_path_factory):
     return file
 
 
-@pytest.fixture(scope="module", params=["classic", "Nodes 2.0"])
+@pytest.fixture(scope="module", params=RENDERERS)
 def page(request, server, demo_file):
     """The page with the demo graph, before the run."""
-    workflow = json.loads(demo_file.read_text(encoding="utf-8")) | {"id": str(uuid.uuid4())}  # else the last run comes back
-    demo_file.write_text(json.dumps(workflow), encoding="utf-8")
     with browser.Browser() as window:
-        page = opened(window, server, demo_file, request.param == "Nodes 2.0")
-        if request.param == "Nodes 2.0" and not page.run("Boolean(document.querySelector('[data-testid=node-widgets]'))"):
-            pytest.skip("The Nodes 2.0 of this ComfyUI do not show the widgets of node packs yet")
+        page = opened(window, server, renewed(demo_file), request.param)
         page.wait(f"{VIEWER}?.getBoundingClientRect().height > 100", 30)
         yield page
 
@@ -285,7 +281,7 @@ def test_without_the_viewer_the_node_shows_the_blended_picture(server, demo_file
     with browser.Browser() as window:
         window.send("Network.enable")
         window.send("Network.setBlockedURLs", urls=["*/viewer.js*"])
-        page = opened(window, server, demo_file, False)
+        page = opened(window, server, demo_file, CLASSIC)
         assert page.run(f"{VIEWER}") is None
         page.start()
         page.wait(f"{NODE}.imgs?.length === 8", 120)

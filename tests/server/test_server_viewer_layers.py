@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import json
-import uuid
 from pathlib import Path
 
 import numpy
 import pytest
+from host_page import RENDERERS
 from PIL import Image
-from viewer_page import NODE, VIEWER, opened, over
+from viewer_page import NODE, VIEWER, opened, over, renewed
 
 from layerfusion_pack.devtools import browser, examples, graph
 
@@ -33,15 +33,11 @@ def two_foregrounds(object_info, tmp_path_factory):
     return file
 
 
-@pytest.fixture(scope="module", params=["classic", "Nodes 2.0"])
+@pytest.fixture(scope="module", params=RENDERERS)
 def page(request, server, two_foregrounds):
     """The page after the run; the second renderer's comes from the cache."""
-    workflow = json.loads(two_foregrounds.read_text(encoding="utf-8")) | {"id": str(uuid.uuid4())}  # else the last run comes back
-    two_foregrounds.write_text(json.dumps(workflow), encoding="utf-8")
     with browser.Browser() as window:
-        page = opened(window, server, two_foregrounds, request.param == "Nodes 2.0")
-        if request.param == "Nodes 2.0" and not page.run("Boolean(document.querySelector('[data-testid=node-widgets]'))"):
-            pytest.skip("The Nodes 2.0 of this ComfyUI do not show the widgets of node packs yet")
+        page = opened(window, server, renewed(two_foregrounds), request.param)
         page.start()
         page.wait(f"{VIEWER}?.querySelectorAll('.sheet img').length === 5", 120)
         page.wait(f"[...{VIEWER}.querySelectorAll('.sheet img')].every((x) => x.naturalWidth)")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import uuid
+from pathlib import Path
 
 import numpy
+from host_page import open_page, require_widgets
 from PIL import Image
 
 from layerfusion_pack.devtools import browser
@@ -81,14 +84,10 @@ def over(foreground: numpy.ndarray, behind) -> numpy.ndarray:
     return foreground[..., :3] * alpha + behind * (1 - alpha)
 
 
-def opened(window: browser.Browser, server, file, new_nodes: bool) -> Page:
-    """The page after the drop of the graph, with Save Layers in the middle of the window."""
-    server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": new_nodes})
+def opened(window: browser.Browser, server, file, renderer: str) -> Page:
+    """The page after the drop of the graph, with Save Layers in the middle of the window; skips where it shows no widgets."""
     page = Page(window, server)
-    window.open(f"http://{server.address}/")
-    page.wait("window.app?.vueAppReady && app.extensionManager.spinner === false")
-    # The curtain of the start fades out after that; a file that falls on it is lost.
-    page.wait("document.elementFromPoint(800, 500)?.closest('canvas, [data-node-id]')")
+    open_page(window, server, renderer)
     window.drop(file, 800, 500)
     page.wait(NODE, 30)
     page.run(f"""(() => {{
@@ -98,4 +97,12 @@ def opened(window: browser.Browser, server, file, new_nodes: bool) -> Page:
         view.offset = [150 - node.pos[0], 200 - node.pos[1]];
         app.canvas.setDirty(true, true);
     }})()""")
+    require_widgets(window, renderer)
     return page
+
+
+def renewed(file: Path) -> Path:
+    """The file of a graph under an id of its own: else the page shows its last run again."""
+    workflow = json.loads(file.read_text(encoding="utf-8")) | {"id": str(uuid.uuid4())}
+    file.write_text(json.dumps(workflow), encoding="utf-8")
+    return file
